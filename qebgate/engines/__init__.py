@@ -1,0 +1,1 @@
+"""Engines turn tasks into evidence, cheap ones first."""

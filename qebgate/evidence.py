@@ -1,0 +1,63 @@
+"""What engines return: facts about one task, never verdicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from qebgate.errors import InternalError
+from qebgate.ir.tensor import Array
+from qebgate.numerics.rounding import F64
+
+Trust = Literal["exhaustive", "certified", "solver"]
+Reason = Literal["effort", "guard_time", "guard_memory", "out_of_range"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bound:
+    """Proven: ``lower[k] <= quantized - float <= upper[k]`` at ``task.outputs[k]``, for every input of the region.
+
+    An infinite entry means that nothing is known on that side; a NaN is an internal error.
+    """
+
+    lower: F64
+    upper: F64
+    trust: Trust
+    engine: str
+    seconds: float
+
+    def __post_init__(self) -> None:
+        if np.isnan(self.lower).any() or np.isnan(self.upper).any():
+            raise InternalError("QEB901", f"engine {self.engine} returned a bound that is not a number")
+        if (self.lower > self.upper).any():
+            raise InternalError("QEB902", f"engine {self.engine} returned an empty bound")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Witness:
+    """A concrete input and the gap [K] there.
+
+    ``x`` is the real input [*shape] (float32), ``codes`` what the quantized model was given (None when
+    it takes floats).  ``replayed`` says that ``gap`` was measured in the installed runtime; only then
+    may it refute a property.
+    """
+
+    x: Array
+    codes: Array | None
+    gap: F64
+    replayed: bool
+    engine: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """An engine gave up, and why."""
+
+    engine: str
+    reason: Reason
+    detail: str
+
+
+Evidence = Bound | Witness | Stopped

@@ -1,0 +1,175 @@
+"""Recognise two graphs as the same network, step by step.
+
+The quantized graph is followed in its own order; each of its nodes is matched with the float node of
+the same operator that reads the corresponding tensors.  Nodes that only quantization adds (QUANTIZE,
+DEQUANTIZE) or that only move data (RESHAPE) may stand alone.  Layers with weights must agree: rounding
+to nearest moves a weight by at most half a quantum.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qebgate.errors import AlignmentError
+from qebgate.ir.graph import Graph, Node
+from qebgate.ir.pair import Agreement, Pair, Step, Value
+from qebgate.ir.tensor import Tensor
+
+QUANTIZED_ONLY = frozenset({"QUANTIZE", "DEQUANTIZE", "RESHAPE"})
+FLOAT_ONLY = frozenset({"RESHAPE", "RELU", "RELU6"})
+COMMUTATIVE = frozenset({"ADD"})
+WEIGHTED = frozenset({"FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D"})
+
+MAX_DISAGREEMENT = 1.0
+"""Largest accepted ``|dequantized - float| / scale``.
+
+The same weights rounded to nearest give 0.5; quantization-aware training clips the outermost weight
+to a stored range, which was seen to add a fraction of a quantum.  Other networks give hundreds.
+"""
+
+
+def align(float_graph: Graph, quantized_graph: Graph) -> Pair:
+    """Pair up two graphs; AlignmentError names the layer where they stop being the same network."""
+    if float_graph.is_quantized:
+        raise AlignmentError(
+            "QEB461",
+            "the float reference is itself a quantized model",
+            where=float_graph.source.label,
+            fix="name the float model first and the quantized one second",
+        )
+    if not quantized_graph.is_quantized:
+        raise AlignmentError("QEB462", "the quantized model has no integer tensors", where=quantized_graph.source.label)
+    return _Aligner(float_graph, quantized_graph).run()
+
+
+class _Aligner:
+    def __init__(self, f: Graph, q: Graph) -> None:
+        self.f, self.q = f, q
+        self.values: list[Value] = []
+        self.position: dict[Value, int] = {}
+        self.current: dict[int, int] = {}  # quantized tensor -> position of the value that holds it now
+        self.steps: list[Step] = []
+        self.agreements: list[Agreement] = []
+        self.used: set[int] = set()
+
+    def run(self) -> Pair:
+        fi, qi = self.f.input, self.q.input
+        if fi.shape != qi.shape:
+            raise self._error("QEB463", "the two models have inputs of different shapes", f"{fi.shape} and {qi.shape}")
+        self._value(self.f.inputs[0], self.q.inputs[0])
+        for node, live in self.q.walk():
+            self._match(node, live)
+        self._finish()
+        return Pair(self.f, self.q, tuple(self.values), tuple(self.steps), tuple(self.agreements))
+
+    def _value(self, float_tensor: int, quantized_tensor: int) -> int:
+        v = Value(float_tensor, quantized_tensor)
+        if v not in self.position:
+            self.position[v] = len(self.values)
+            self.values.append(v)
+        self.current[quantized_tensor] = self.position[v]
+        return self.position[v]
+
+    def _match(self, node: Node, live: tuple[int, ...]) -> None:
+        while True:
+            wanted = tuple(self.values[self.current[t]].float_tensor for t in live)
+            found = self._candidate(node, wanted)
+            if found is not None:
+                self._pair(found, node, live)
+                return
+            if node.op in QUANTIZED_ONLY:
+                inputs = (self.current[live[0]],)
+                out = self._value(wanted[0], node.outputs[0])
+                self.steps.append(Step(None, node, inputs, out))
+                return
+            if not any(self._skip_float(t) for t in live):
+                raise self._mismatch(node, wanted)
+
+    def _candidate(self, node: Node, wanted: tuple[int, ...]) -> Node | None:
+        """The unused float node of the same operator that reads the corresponding tensors."""
+        if not wanted:
+            return None
+        for m in self.f.consumers.get(wanted[0], []):
+            if m.op != node.op or m.index in self.used:
+                continue
+            reads = tuple(i for i in m.inputs if i >= 0 and not self.f.tensors[i].is_const)
+            if reads == wanted or (m.op in COMMUTATIVE and sorted(reads) == sorted(wanted)):
+                return m
+        return None
+
+    def _pair(self, m: Node, n: Node, live: tuple[int, ...]) -> None:
+        self.used.add(m.index)
+        fo, qo = self.f.tensors[m.outputs[0]], self.q.tensors[n.outputs[0]]
+        if fo.shape != qo.shape:
+            raise self._error("QEB464", f"{n.origin} has another output shape than its float twin", f"{fo.shape} and {qo.shape}")
+        if n.op in WEIGHTED:
+            self._agree(m, n)
+        inputs = tuple(self.current[t] for t in live)
+        self.steps.append(Step(m, n, inputs, self._value(m.outputs[0], n.outputs[0])))
+
+    def _skip_float(self, quantized_tensor: int) -> bool:
+        """Move past one node that only the float graph has; False where there is none."""
+        position = self.current[quantized_tensor]
+        for m in self.f.consumers.get(self.values[position].float_tensor, []):
+            if m.op in FLOAT_ONLY and m.index not in self.used:
+                self.used.add(m.index)
+                out = self._value(m.outputs[0], quantized_tensor)
+                self.steps.append(Step(m, None, (position,), out))
+                return True
+        return False
+
+    def _finish(self) -> None:
+        out = self.q.outputs[0]
+        self.q.output, self.f.output  # noqa: B018  (both raise where there are several)
+        while self.values[self.current[out]].float_tensor != self.f.outputs[0]:
+            if not self._skip_float(out):
+                name = self.f.tensors[self.values[self.current[out]].float_tensor].label
+                raise self._error("QEB465", "the float model goes on where the quantized one ends", f"after tensor {name}")
+        if len({s.output for s in self.steps}) == 0:
+            raise self._error("QEB466", "the models have no operators", "0 operators")
+        fo, qo = self.f.output, self.q.output
+        if fo.size != qo.size:
+            raise self._error("QEB464", "the two models have outputs of different sizes", f"{fo.shape} and {qo.shape}")
+
+    def _agree(self, m: Node, n: Node) -> None:
+        wf, wq = self.f.tensors[m.inputs[1]], self.q.tensors[n.inputs[1]]
+        layer = f"{n.origin} ({self.q.tensors[n.outputs[0]].label})"
+        if wf.const is None or wq.const is None or wf.shape != wq.shape:
+            raise self._error("QEB467", f"{layer}: the weights do not correspond", f"shapes {wf.shape} and {wq.shape}")
+        scale, _ = wq.q.along(wq.const.ndim)
+        worst = float(np.max(np.abs(wq.q.dequantize(wq.const) - wf.const.astype(np.float64)) / scale, initial=0.0))
+        self.agreements.append(Agreement(layer, worst, self._bias(m, n, wq)))
+        if not worst <= MAX_DISAGREEMENT:
+            raise self._error(
+                "QEB468",
+                f"{layer}: the weights are not the float model's",
+                f"off by up to {worst:.4g} quanta; rounding explains 0.5",
+            )
+
+    def _bias(self, m: Node, n: Node, wq: Tensor) -> float | None:
+        bf = self.f.tensors[m.inputs[2]].const if len(m.inputs) > 2 and m.inputs[2] >= 0 else None
+        bq = self.q.tensors[n.inputs[2]].const if len(n.inputs) > 2 and n.inputs[2] >= 0 else None
+        if bf is None and bq is None:
+            return None
+        unit = self.q.tensors[n.inputs[0]].q.s * wq.q.scale
+        f = 0.0 if bf is None else bf.astype(np.float64)
+        q = 0.0 if bq is None else bq.astype(np.float64)
+        return float(np.max(np.abs(q - f / unit), initial=0.0))
+
+    def _mismatch(self, node: Node, wanted: tuple[int, ...]) -> AlignmentError:
+        names = ", ".join(self.f.tensors[t].label for t in wanted) or "nothing"
+        here = sorted({m.op for t in wanted for m in self.f.consumers.get(t, [])})
+        return self._error(
+            "QEB469",
+            f"{node.origin} of the quantized model has no twin in the float model",
+            f"at tensor {names} the float model has {', '.join(here) or 'no further operator'}",
+        )
+
+    def _error(self, code: str, message: str, found: str) -> AlignmentError:
+        return AlignmentError(
+            code,
+            f"not the same network: {message}",
+            where=f"{self.f.source.label} and {self.q.source.label}",
+            found=found,
+            fix="compare a quantized model with the float model that it was converted from",
+        )

@@ -1,0 +1,137 @@
+"""A network as a graph of operators in topological order, independent of any file format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from qebgate.errors import ModelError, printable
+from qebgate.ir.tensor import DType, Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a graph came from."""
+
+    path: str
+    sha256: str
+    format: str
+
+    @property
+    def label(self) -> str:
+        return printable(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operator.  ``inputs`` and ``outputs`` are tensor indices, -1 for an input left out.
+
+    ``attrs`` is the operator's own frozen dataclass of parameters, made by its ``parse``;
+    ``index`` is the operator's position in the file.
+    """
+
+    op: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    attrs: object
+    index: int
+    version: int = 1
+
+    @property
+    def origin(self) -> str:
+        return f"operator #{self.index} {self.op}"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Tensors and nodes; every node's inputs are graph inputs, constants or outputs of earlier nodes."""
+
+    tensors: tuple[Tensor, ...]
+    nodes: tuple[Node, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    source: Source
+
+    def __post_init__(self) -> None:
+        known = set(self.inputs) | {i for i, t in enumerate(self.tensors) if t.is_const} | {-1}
+        for node in self.nodes:
+            for i in node.inputs:
+                if i not in known:
+                    name = self.tensors[i].label if 0 <= i < len(self.tensors) else str(i)
+                    raise ModelError(
+                        "QEB410",
+                        "an operator reads a tensor that nothing before it has written",
+                        where=f"{self.source.label}: {node.origin}",
+                        found=f"tensor {name}",
+                    )
+            for o in node.outputs:
+                if o in known:
+                    raise ModelError(
+                        "QEB411", "a tensor is written twice", where=f"{self.source.label}: {node.origin}"
+                    )
+            known.update(node.outputs)
+        missing = [o for o in self.outputs if o not in known]
+        if missing:
+            raise ModelError("QEB412", "an output of the model is never written", where=self.source.label)
+
+    @cached_property
+    def producer(self) -> dict[int, Node]:
+        """Tensor index -> the node that writes it."""
+        return {o: n for n in self.nodes for o in n.outputs}
+
+    @cached_property
+    def consumers(self) -> dict[int, list[Node]]:
+        """Tensor index -> the nodes that read it."""
+        out: dict[int, list[Node]] = {}
+        for n in self.nodes:
+            for i in dict.fromkeys(n.inputs):
+                out.setdefault(i, []).append(n)
+        return out
+
+    @cached_property
+    def live_inputs(self) -> dict[int, tuple[int, ...]]:
+        """Node position -> its inputs that are neither constant nor left out."""
+        return {k: tuple(i for i in n.inputs if i >= 0 and not self.tensors[i].is_const) for k, n in enumerate(self.nodes)}
+
+    def walk(self) -> Iterator[tuple[Node, tuple[int, ...]]]:
+        """Nodes with their live inputs, in topological order."""
+        for k, n in enumerate(self.nodes):
+            yield n, self.live_inputs[k]
+
+    @property
+    def input(self) -> Tensor:
+        """The only input; ModelError where there are several."""
+        return self.tensors[self._only(self.inputs, "inputs")]
+
+    @property
+    def output(self) -> Tensor:
+        """The only output; ModelError where there are several."""
+        return self.tensors[self._only(self.outputs, "outputs")]
+
+    def _only(self, indices: tuple[int, ...], what: str) -> int:
+        if len(indices) != 1:
+            raise ModelError(
+                "QEB413", f"the model has {len(indices)} {what}; one is supported", where=self.source.label
+            )
+        return indices[0]
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether any activation is an integer code."""
+        return any(t.dtype.is_code and t.quant is not None for i, t in enumerate(self.tensors) if not t.is_const and i in self.producer) or any(
+            self.tensors[i].dtype.is_code for i in self.inputs
+        )
+
+    def cut(self, output: int) -> Graph:
+        """The same graph ending at another tensor; nodes that it does not need are dropped."""
+        need = {output}
+        keep: list[Node] = []
+        for n in reversed(self.nodes):
+            if need & set(n.outputs):
+                keep.append(n)
+                need.update(n.inputs)
+        return replace(self, nodes=tuple(reversed(keep)), outputs=(output,))
+
+
+__all__ = ["DType", "Graph", "Node", "Source", "Tensor"]

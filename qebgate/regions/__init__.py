@@ -1,0 +1,1 @@
+"""Regions: what inputs a check is about."""

@@ -1,0 +1,1 @@
+"""Runtime profiles and replay in the installed interpreter."""

@@ -1,0 +1,47 @@
+"""Execution of whole graphs over a batch of inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+from qebgate.errors import DataError
+from qebgate.ir.graph import Graph
+from qebgate.ir.tensor import Array, DType
+from qebgate.runtimes.profiles import Runtime
+from qebgate.semantics.registry import SEMANTICS
+
+
+def run_float(graph: Graph, x: Array, *, dtype: type[np.floating] = np.float64, keep: Collection[int] = ()) -> dict[int, Array]:
+    """Execute a float graph on ``x [B, *shape]``; returns outputs (and tensors in ``keep``) by index."""
+    return _run(graph, {graph.inputs[0]: x.astype(dtype)}, None, keep)
+
+
+def run_int(graph: Graph, x: Array, runtime: Runtime, *, keep: Collection[int] = ()) -> dict[int, Array]:
+    """Execute a quantized graph as a runtime does; ``x`` holds codes, or float32 for a float input."""
+    t = graph.input
+    return _run(graph, {graph.inputs[0]: x.astype(np.float32 if t.dtype is DType.FLOAT32 else np.int32)}, runtime, keep)
+
+
+def _run(graph: Graph, values: Mapping[int, Array], runtime: Runtime | None, keep: Collection[int]) -> dict[int, Array]:
+    live = dict(values)
+    for i, v in live.items():
+        if v.shape[1:] != graph.tensors[i].shape:
+            raise DataError(
+                "QEB441",
+                "the data does not have the model's input shape",
+                where=f"{graph.source.label}: tensor {graph.tensors[i].label}",
+                found=f"{v.shape[1:]}, expected {graph.tensors[i].shape}",
+            )
+    wanted = set(graph.outputs) | set(keep)
+    last = {i: n.index for n in graph.nodes for i in n.inputs}
+    for node in graph.nodes:
+        sem = SEMANTICS[node.op]
+        args = [None if i < 0 else live[i] if i in live else graph.tensors[i].const for i in node.inputs]
+        out = sem.run_float(node, graph, args) if runtime is None else sem.run_int(node, graph, args, runtime)
+        live[node.outputs[0]] = out
+        for i in node.inputs:
+            if i in live and i not in wanted and last[i] == node.index:
+                del live[i]
+    return {i: live[i] for i in wanted if i in live}

@@ -1,0 +1,70 @@
+"""What FULLY_CONNECTED, CONV_2D and DEPTHWISE_CONV_2D share: constant weights and bias, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from qebgate.errors import UnsupportedError
+from qebgate.ir.graph import Graph, Node
+from qebgate.ir.tensor import Array, DType, Tensor
+from qebgate.semantics.base import require
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinearNode:
+    """A node ``y = act(x * W + b)`` with constant ``W`` and an optional constant ``b``."""
+
+    node: Node
+    graph: Graph
+    x: Tensor
+    w: Tensor
+    y: Tensor
+    weights: Array
+    bias: Array | None
+
+    @classmethod
+    def of(cls, node: Node, graph: Graph) -> LinearNode:
+        """Raises UnsupportedError where weights or bias are not constants."""
+        require(len(node.inputs) in (2, 3), "unexpected number of inputs", node, graph, len(node.inputs))
+        xi, wi = node.inputs[0], node.inputs[1]
+        bi = node.inputs[2] if len(node.inputs) == 3 else -1
+        w = graph.tensors[wi]
+        weights = w.const
+        bias = graph.tensors[bi].const if bi >= 0 else None
+        if weights is None or (bi >= 0 and bias is None):
+            raise UnsupportedError(
+                "QEB434", "weights or bias are computed, not constant", where=f"{graph.source.label}: {node.origin}"
+            )
+        return cls(node, graph, graph.tensors[xi], w, graph.tensors[node.outputs[0]], weights, bias)
+
+    def accumulator_bound(self, reduce: tuple[int, ...]) -> float:
+        """Upper bound of every ``sum |x_i - z| |w_i|``; ``reduce`` are the axes of W summed over."""
+        lo, hi = self.x.dtype.code_range
+        reach = max(hi - self.x.q.z, self.x.q.z - lo)
+        return float(np.abs(self.weights.astype(np.float64)).sum(axis=reduce).max(initial=0.0)) * reach
+
+    def check_quantized(self, axis: int) -> None:
+        """The preconditions of the integer kernels: types, zero points, no int32 overflow.
+
+        ``axis`` is the output channels' axis of the weights.
+        """
+        n, g = self.node, self.graph
+        require(self.y.dtype is self.x.dtype, "input and output have different types", n, g, self.y.dtype.value)
+        require(not self.x.q.per_channel and not self.y.q.per_channel, "activations have per-channel scales", n, g)
+        q = self.w.q
+        require(q.axis in (None, axis), "weights are quantized along another axis", n, g, q.axis)
+        require(not q.zero_point.any(), "weights have a zero point", n, g, int(np.abs(q.zero_point).max()))
+        channels = self.weights.shape[axis]
+        if self.bias is not None:
+            bias_type = self.graph.tensors[n.inputs[2]].dtype
+            require(bias_type is DType.INT32, "the bias is not int32", n, g, bias_type.value)
+            require(self.bias.shape == (channels,), "the bias does not fit the weights", n, g, self.bias.shape)
+        reduce = tuple(a for a in range(self.weights.ndim) if a != axis)
+        total = self.accumulator_bound(reduce)
+        if self.bias is not None:
+            total += float(np.abs(self.bias.astype(np.float64)).max(initial=0.0))
+        m = self.x.q.s * q.scale / self.y.q.s
+        left = float(2.0 ** np.maximum(np.frexp(m)[1], 0).max())
+        require(total * left < 2.0**31, "the accumulator may overflow 32 bits", n, g, f"{total * left:.3g}")

@@ -1,0 +1,47 @@
+"""A task: one pair of networks, one region instance, one property, one runtime."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from qebgate.ir.pair import Pair
+from qebgate.properties import Property
+from qebgate.regions.cell import Cell, InputCodec
+from qebgate.runtimes.profiles import Runtime
+
+FloatSemantics = Literal["float32", "real"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """Everything an engine needs.  ``pair`` already ends at the compared tensor (:meth:`Pair.at`).
+
+    ``outputs`` are the compared positions of the flattened output.
+    """
+
+    pair: Pair
+    cell: Cell
+    codec: InputCodec
+    prop: Property
+    outputs: tuple[int, ...]
+    runtime: Runtime
+    float_semantics: FloatSemantics = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Deterministic limits of effort, and wall-clock and memory guards around them.
+
+    ``enumerate`` inputs executed at most; ``dra`` multiply-adds of back-substitution; ``falsify``
+    executed inputs; ``milp`` solver effort in seconds of its deterministic clock (0: do not call it);
+    ``seconds`` and ``memory`` guard one task (a task stopped by one is unknown, with that reason).
+    """
+
+    enumerate: int = 1 << 20
+    dra: float = 2e11
+    falsify: int = 4096
+    milp: float = 20.0
+    seconds: float = 120.0
+    memory: int = 8 << 30
+    seed: int = 0
