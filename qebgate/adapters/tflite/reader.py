@@ -1,0 +1,228 @@
+"""``.tflite`` -> :class:`~qebgate.ir.graph.Graph`.
+
+Slots are those of tensorflow/lite/schema/schema.fbs, version 3.  A file is damaged (QEB405: no writer
+makes it), wrong (other QEB4xx) or unsupported; everything unsupported is reported together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from qebgate.adapters.files import read_file
+from qebgate.adapters.tflite.flatbuffer import FlatBuffer, Table, TableOptions
+from qebgate.adapters.tflite.opcodes import CUSTOM, OPTIONS_TYPE, operator_name
+from qebgate.adapters.tflite.schemes import find_schemes
+from qebgate.adapters.tflite.tensors import Buffers, located, read_tensor
+from qebgate.errors import ModelError, UnsupportedError, printable
+from qebgate.ir.graph import Graph, Node, Source
+from qebgate.ir.tensor import Tensor
+from qebgate.semantics.registry import SEMANTICS
+
+MAX_BYTES = 512 << 20
+MAX_TENSORS = 65_536
+MAX_OPERATORS = 65_536
+MAX_REPORTED = 50
+
+
+def read_tflite(path: Path) -> Graph:
+    """Read a model; its nodes are known operators that passed their own checks.
+
+    Raises ModelError for a file that is not a model or is inconsistent, and one UnsupportedError that
+    lists (as ``related``) everything in it that is not analysed.
+    """
+    data = read_file(path, MAX_BYTES, ModelError)
+    source = Source(str(path), hashlib.sha256(data).hexdigest(), "tflite")
+    fb = FlatBuffer(data, source.label)
+    if data[4:8] != b"TFL3":
+        raise ModelError(
+            "QEB403",
+            "the file is not a TensorFlow Lite model",
+            where=source.label,
+            found=f"identifier {printable(data[4:8])}, expected b'TFL3'" if len(data) >= 8 else f"{len(data)} bytes",
+        )
+    return _read_model(fb, fb.root(), source)
+
+
+@dataclass(frozen=True, slots=True)
+class _Code:
+    """An entry of the table of operator codes; ``name`` is safe to print."""
+
+    op: str
+    name: str
+    version: int
+
+    @property
+    def problem(self) -> str | None:
+        """Why operators of this code cannot be analysed."""
+        if self.op not in SEMANTICS:
+            return f"{self.name} is not supported"
+        newest = SEMANTICS[self.op].max_version
+        if not 1 <= self.version <= newest:
+            return f"{self.name} of version {self.version} is not supported (1 to {newest} are)"
+        return None
+
+
+def _read_model(fb: FlatBuffer, model: Table, source: Source) -> Graph:
+    version = model.integer(0, "I")
+    if version != 3:
+        raise UnsupportedError("QEB407", "unknown version of the file format", where=fb.label, found=f"{version}, expected 3")
+    subgraphs = model.count(2)
+    if subgraphs != 1:
+        names = ", ".join(printable(g.text(4) or "?", 40) for _, g in zip(range(5), model.tables(2), strict=False))
+        raise UnsupportedError(
+            "QEB408",
+            "models with several subgraphs (control flow, several signatures) are not supported"
+            if subgraphs
+            else "the model has no graph",
+            where=fb.label,
+            found=f"{subgraphs} subgraphs" + (f": {names}" if names else ""),
+            fix="convert one signature without control flow" if subgraphs else None,
+        )
+    graph = next(model.tables(2))
+    for slot, limit, what in ((0, MAX_TENSORS, "tensors"), (3, MAX_OPERATORS, "operators")):
+        if graph.count(slot) > limit:
+            raise UnsupportedError(
+                "QEB406", f"the model has too many {what}", where=fb.label, found=f"{graph.count(slot)}, at most {limit}"
+            )
+    problems: list[ModelError] = []
+    nodes, unfit = _read_operators(fb, model, graph, problems)
+    tensors = _read_tensors(fb, model, graph, problems)
+    inputs, outputs = graph.integers(1), graph.integers(2)
+    _check_indices(fb, nodes, inputs, outputs, graph.count(0))
+    if len(tensors) < graph.count(0):
+        raise _summary(problems, fb.label)
+    schemes, mixed = find_schemes(nodes, tensors)
+    problems = schemes + problems
+    _check_ends(fb, tensors, inputs, problems)
+    result = Graph(tensors, nodes, inputs, outputs, source)
+    for k, node in enumerate(nodes):
+        if k not in unfit and k not in mixed:
+            try:
+                SEMANTICS[node.op].check(node, result)
+            except ModelError as e:
+                problems.append(located(e, f"{fb.label}: {node.origin}"))
+    if problems:
+        raise _summary(problems, fb.label)
+    return result
+
+
+def _read_codes(model: Table) -> list[_Code]:
+    codes: list[_Code] = []
+    for t in model.tables(1):
+        number = max(t.integer(0, "b"), t.integer(3, "i"))  # files older than schema 3a have the first only
+        op = operator_name(number)
+        name = f"{op} {printable(t.text(1) or '', 80)!r}" if number == CUSTOM else op
+        codes.append(_Code(op, name, t.integer(2, "i", 1)))
+    return codes
+
+
+def _read_operators(
+    fb: FlatBuffer, model: Table, graph: Table, problems: list[ModelError]
+) -> tuple[tuple[Node, ...], set[int]]:
+    """All operators, and the positions of those that are not supported (their ``attrs`` are None)."""
+    codes = _read_codes(model)
+    nodes: list[Node] = []
+    unsupported: dict[str, list[int]] = {}
+    unfit: set[int] = set()
+    for k, t in enumerate(graph.tables(3)):
+        number = t.integer(0, "I")
+        if number >= len(codes):
+            raise fb.damaged(f"operator code {number} of {len(codes)}", f"operator #{k}")
+        code = codes[number]
+        attrs: object = None
+        if code.problem is not None:
+            unsupported.setdefault(code.problem, []).append(k)
+            unfit.add(k)
+        else:
+            try:
+                attrs = SEMANTICS[code.op].parse(_options(fb, t, code.op, k))
+            except UnsupportedError as e:
+                problems.append(located(e, f"operator #{k} {code.op}"))
+                unfit.add(k)
+        nodes.append(Node(code.op, t.integers(1), t.integers(2), attrs, k, code.version))
+    for text, where in unsupported.items():
+        problems.append(UnsupportedError("QEB430", text, where=_operators(where)))
+    return tuple(nodes), unfit
+
+
+def _operators(positions: list[int]) -> str:
+    shown = ", ".join(f"#{k}" for k in positions[:5])
+    more = f" and {len(positions) - 5} more" if len(positions) > 5 else ""
+    return ("operators " if len(positions) > 1 else "operator ") + shown + more
+
+
+def _options(fb: FlatBuffer, operator: Table, op: str, k: int) -> TableOptions:
+    kind = operator.integer(3, "B")
+    if op not in OPTIONS_TYPE or kind == 0:
+        return TableOptions(None)
+    if kind != OPTIONS_TYPE[op]:
+        raise fb.damaged(f"options of type {kind} for {op}, expected {OPTIONS_TYPE[op]}", f"operator #{k}")
+    return TableOptions(operator.table(4))
+
+
+def _read_tensors(fb: FlatBuffer, model: Table, graph: Table, problems: list[ModelError]) -> tuple[Tensor, ...]:
+    """All tensors; fewer than the file has where some are not supported."""
+    buffers = Buffers(fb, model)
+    tensors: list[Tensor] = []
+    for k, t in enumerate(graph.tables(0)):
+        try:
+            tensors.append(read_tensor(t, k, buffers))
+        except UnsupportedError as e:
+            problems.append(e)
+        except ModelError as e:
+            raise located(e, fb.label) from None
+    return tuple(tensors)
+
+
+def _check_indices(
+    fb: FlatBuffer, nodes: tuple[Node, ...], inputs: tuple[int, ...], outputs: tuple[int, ...], count: int
+) -> None:
+    """Every tensor that is named exists; -1 stands for an optional input, never for one of the first two."""
+    for what, ends in (("input", inputs), ("output", outputs)):
+        if not ends:
+            raise fb.damaged(f"a model without an {what}")
+        if len(set(ends)) < len(ends) or any(not 0 <= i < count for i in ends):
+            raise fb.damaged(f"{what}s {ends[:10]} of {count} tensors")
+    for n in nodes:
+        bad = [i for i in n.inputs if not -1 <= i < count] + [o for o in n.outputs if not 0 <= o < count]
+        if bad:
+            raise fb.damaged(f"tensor {bad[0]} of {count}", n.origin)
+        if not n.outputs or len(set(n.outputs)) < len(n.outputs):
+            raise fb.damaged(f"outputs {n.outputs[:10]}", n.origin)
+        if n.op in SEMANTICS and (not n.inputs or -1 in n.inputs[:2]):
+            raise fb.damaged(f"inputs {n.inputs[:10]}", n.origin)
+
+
+def _check_ends(fb: FlatBuffer, tensors: tuple[Tensor, ...], inputs: tuple[int, ...], problems: list[ModelError]) -> None:
+    for i in inputs:
+        t = tensors[i]
+        if t.is_const:
+            raise fb.damaged("an input of the model that is a constant", f"tensor {t.label}")
+        if t.shape[:1] != (1,):
+            problems.append(
+                UnsupportedError(
+                    "QEB419",
+                    "the model's input does not have a batch of 1",
+                    where=f"tensor {t.label}",
+                    found=str(t.shape),
+                    fix="convert the model with a batch of 1 (the first axis)",
+                )
+            )
+
+
+def _summary(problems: list[ModelError], label: str) -> ModelError:
+    """One error for all problems; the problem itself where there is only one."""
+    if len(problems) == 1:
+        return located(problems[0], label)
+    shown = problems[:MAX_REPORTED]
+    first = shown[0]
+    return UnsupportedError(
+        first.code,
+        f"{first.message} ({len(problems)} problems in all)",
+        where=label,
+        found=None if len(problems) <= MAX_REPORTED else f"{len(problems)} problems, the first {MAX_REPORTED} are listed",
+        fix=first.fix,
+        related=tuple(shown),
+    )
