@@ -98,7 +98,9 @@ class Builder:
         if signature is not None:
             t.shapeSignature = np.asarray(list(signature), np.int32)
         if data is not None:
-            t.buffer = self.buffer(np.ascontiguousarray(np.asarray(data, np.dtype(dtype)).reshape(tuple(shape))).tobytes())
+            t.buffer = self.buffer(
+                np.ascontiguousarray(np.asarray(data, np.dtype(dtype)).reshape(tuple(shape))).tobytes()
+            )
         if scale is not None:
             q = schema.QuantizationParametersT()
             q.scale = np.atleast_1d(np.asarray(scale, np.float32))

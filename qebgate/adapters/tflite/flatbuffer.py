@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,9 +36,9 @@ class FlatBuffer:
         self.label = label
         self.budget = 4 * len(data) + 4096
 
-    def damaged(self, what: str, where: str | None = None) -> ModelError:
-        """The error for content that no writer of the format produces."""
-        return ModelError(
+    def damaged(self, what: str, where: str | None = None) -> NoReturn:
+        """Raise the error for content that no writer of the format produces."""
+        raise ModelError(
             "QEB405",
             "the file is damaged or not a TensorFlow Lite model",
             where=self.label if where is None else f"{self.label}: {where}",
@@ -51,14 +51,17 @@ class FlatBuffer:
         self.budget -= cost
         if self.budget < 0:
             raise ModelError(
-                "QEB406", "the file refers to the same data too many times", where=self.label, fix="convert the model again"
+                "QEB406",
+                "the file refers to the same data too many times",
+                where=self.label,
+                fix="convert the model again",
             )
 
     def scalar(self, pos: int, fmt: str) -> Any:
         """One little-endian number; ``fmt`` is a format character of ``struct``."""
         s = _FORMATS[fmt]
         if pos < 0 or pos + s.size > len(self.data):
-            raise self.damaged(f"an offset leads to byte {pos} of {len(self.data)}")
+            self.damaged(f"an offset leads to byte {pos} of {len(self.data)}")
         return s.unpack_from(self.data, pos)[0]
 
     def follow(self, pos: int) -> int:
@@ -66,7 +69,7 @@ class FlatBuffer:
         offset: int = self.scalar(pos, "I")
         target = pos + offset
         if offset == 0 or target >= len(self.data):
-            raise self.damaged(f"an offset leads to byte {target} of {len(self.data)}")
+            self.damaged(f"an offset leads to byte {target} of {len(self.data)}")
         return target
 
     def root(self) -> Table:
@@ -76,7 +79,7 @@ class FlatBuffer:
         """First byte and number of elements of the vector at ``pos``, whose elements have ``width`` bytes."""
         count: int = self.scalar(pos, "I")
         if count * width > len(self.data) - pos - 4:
-            raise self.damaged(f"a list of {count} elements at byte {pos} of {len(self.data)}")
+            self.damaged(f"a list of {count} elements at byte {pos} of {len(self.data)}")
         return pos + 4, count
 
 
@@ -91,7 +94,7 @@ class Table:
         vsize = int(fb.scalar(vtable, "H"))
         size = int(fb.scalar(vtable + 2, "H"))
         if vsize < 4 or vsize % 2 or vtable + vsize > len(fb.data) or size < 4 or pos + size > len(fb.data):
-            raise fb.damaged(f"a table at byte {pos} with a broken layout")
+            fb.damaged(f"a table at byte {pos} with a broken layout")
         self._fb, self._pos, self._vtable, self._vsize, self._end = fb, pos, vtable, vsize, size
 
     def _field(self, slot: int, width: int) -> int | None:
@@ -103,7 +106,7 @@ class Table:
         if offset == 0:
             return None
         if offset < 4 or offset + width > self._end:
-            raise self._fb.damaged(f"a field outside of its table at byte {self._pos}")
+            self._fb.damaged(f"a field outside of its table at byte {self._pos}")
         return self._pos + offset
 
     def has(self, slot: int) -> bool:
@@ -119,7 +122,7 @@ class Table:
         pos = self._field(slot, 4)
         value = default if pos is None else float(self._fb.scalar(pos, "f"))
         if not math.isfinite(value):
-            raise self._fb.damaged(f"the number {value} in a table at byte {self._pos}")
+            self._fb.damaged(f"the number {value} in a table at byte {self._pos}")
         return value
 
     def flag(self, slot: int, default: bool = False) -> bool:

@@ -88,12 +88,12 @@ OPTIONS_TYPE = MappingProxyType(
 """Operator name -> number of its options table in the union BuiltinOptions, for operators whose options
 change what they compute.  A table of another type would be misread: the runtimes ignore it."""
 
-TENSOR_TYPES: tuple[str, ...] = tuple(
-    (
-        "FLOAT32 FLOAT16 INT32 UINT8 INT64 STRING BOOL INT16 COMPLEX64 INT8 FLOAT64 COMPLEX128 UINT64 RESOURCE "
-        "VARIANT UINT32 UINT16 INT4 BFLOAT16 INT2 UINT4 FLOAT8_E4M3FN FLOAT8_E5M2"
-    ).split()
-)
+_TYPES = """
+FLOAT32 FLOAT16 INT32 UINT8 INT64 STRING BOOL INT16 COMPLEX64 INT8 FLOAT64 COMPLEX128 UINT64 RESOURCE VARIANT UINT32
+UINT16 INT4 BFLOAT16 INT2 UINT4 FLOAT8_E4M3FN FLOAT8_E5M2
+"""
+
+TENSOR_TYPES: tuple[str, ...] = tuple(_TYPES.split())
 """Name of every element type; the position is its code."""
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from qebgate.adapters.files import read_file
 from qebgate.adapters.tflite.flatbuffer import FlatBuffer, Table, TableOptions
 from qebgate.adapters.tflite.opcodes import CUSTOM, OPTIONS_TYPE, operator_name
-from qebgate.adapters.tflite.schemes import find_schemes
+from qebgate.adapters.tflite.schemes import SCHEME, find_schemes
 from qebgate.adapters.tflite.tensors import Buffers, located, read_tensor
 from qebgate.errors import ModelError, UnsupportedError, printable
 from qebgate.ir.graph import Graph, Node, Source
@@ -67,7 +67,9 @@ class _Code:
 def _read_model(fb: FlatBuffer, model: Table, source: Source) -> Graph:
     version = model.integer(0, "I")
     if version != 3:
-        raise UnsupportedError("QEB407", "unknown version of the file format", where=fb.label, found=f"{version}, expected 3")
+        raise UnsupportedError(
+            "QEB407", "unknown version of the file format", where=fb.label, found=f"{version}, expected 3"
+        )
     subgraphs = model.count(2)
     if subgraphs != 1:
         names = ", ".join(printable(g.text(4) or "?", 40) for _, g in zip(range(5), model.tables(2), strict=False))
@@ -84,7 +86,10 @@ def _read_model(fb: FlatBuffer, model: Table, source: Source) -> Graph:
     for slot, limit, what in ((0, MAX_TENSORS, "tensors"), (3, MAX_OPERATORS, "operators")):
         if graph.count(slot) > limit:
             raise UnsupportedError(
-                "QEB406", f"the model has too many {what}", where=fb.label, found=f"{graph.count(slot)}, at most {limit}"
+                "QEB406",
+                f"the model has too many {what}",
+                where=fb.label,
+                found=f"{graph.count(slot)}, at most {limit}",
             )
     problems: list[ModelError] = []
     nodes, unfit = _read_operators(fb, model, graph, problems)
@@ -99,10 +104,7 @@ def _read_model(fb: FlatBuffer, model: Table, source: Source) -> Graph:
     result = Graph(tensors, nodes, inputs, outputs, source)
     for k, node in enumerate(nodes):
         if k not in unfit and k not in mixed:
-            try:
-                SEMANTICS[node.op].check(node, result)
-            except ModelError as e:
-                problems.append(located(e, f"{fb.label}: {node.origin}"))
+            _check_node(fb, node, result, problems)
     if problems:
         raise _summary(problems, fb.label)
     return result
@@ -129,7 +131,7 @@ def _read_operators(
     for k, t in enumerate(graph.tables(3)):
         number = t.integer(0, "I")
         if number >= len(codes):
-            raise fb.damaged(f"operator code {number} of {len(codes)}", f"operator #{k}")
+            fb.damaged(f"operator code {number} of {len(codes)}", f"operator #{k}")
         code = codes[number]
         attrs: object = None
         if code.problem is not None:
@@ -142,8 +144,9 @@ def _read_operators(
                 problems.append(located(e, f"operator #{k} {code.op}"))
                 unfit.add(k)
         nodes.append(Node(code.op, t.integers(1), t.integers(2), attrs, k, code.version))
-    for text, where in unsupported.items():
-        problems.append(UnsupportedError("QEB430", text, where=_operators(where)))
+    problems += [
+        UnsupportedError("QEB430", text, where=_operators(positions)) for text, positions in unsupported.items()
+    ]
     return tuple(nodes), unfit
 
 
@@ -153,12 +156,19 @@ def _operators(positions: list[int]) -> str:
     return ("operators " if len(positions) > 1 else "operator ") + shown + more
 
 
+def _check_node(fb: FlatBuffer, node: Node, graph: Graph, problems: list[ModelError]) -> None:
+    try:
+        SEMANTICS[node.op].check(node, graph)
+    except ModelError as e:
+        problems.append(located(e, f"{fb.label}: {node.origin}"))
+
+
 def _options(fb: FlatBuffer, operator: Table, op: str, k: int) -> TableOptions:
     kind = operator.integer(3, "B")
     if op not in OPTIONS_TYPE or kind == 0:
         return TableOptions(None)
     if kind != OPTIONS_TYPE[op]:
-        raise fb.damaged(f"options of type {kind} for {op}, expected {OPTIONS_TYPE[op]}", f"operator #{k}")
+        fb.damaged(f"options of type {kind} for {op}, expected {OPTIONS_TYPE[op]}", f"operator #{k}")
     return TableOptions(operator.table(4))
 
 
@@ -167,12 +177,11 @@ def _read_tensors(fb: FlatBuffer, model: Table, graph: Table, problems: list[Mod
     buffers = Buffers(fb, model)
     tensors: list[Tensor] = []
     for k, t in enumerate(graph.tables(0)):
-        try:
-            tensors.append(read_tensor(t, k, buffers))
-        except UnsupportedError as e:
-            problems.append(e)
-        except ModelError as e:
-            raise located(e, fb.label) from None
+        tensor = read_tensor(t, k, buffers)
+        if isinstance(tensor, UnsupportedError):
+            problems.append(tensor)
+        else:
+            tensors.append(tensor)
     return tuple(tensors)
 
 
@@ -182,24 +191,26 @@ def _check_indices(
     """Every tensor that is named exists; -1 stands for an optional input, never for one of the first two."""
     for what, ends in (("input", inputs), ("output", outputs)):
         if not ends:
-            raise fb.damaged(f"a model without an {what}")
+            fb.damaged(f"a model without an {what}")
         if len(set(ends)) < len(ends) or any(not 0 <= i < count for i in ends):
-            raise fb.damaged(f"{what}s {ends[:10]} of {count} tensors")
+            fb.damaged(f"{what}s {ends[:10]} of {count} tensors")
     for n in nodes:
         bad = [i for i in n.inputs if not -1 <= i < count] + [o for o in n.outputs if not 0 <= o < count]
         if bad:
-            raise fb.damaged(f"tensor {bad[0]} of {count}", n.origin)
+            fb.damaged(f"tensor {bad[0]} of {count}", n.origin)
         if not n.outputs or len(set(n.outputs)) < len(n.outputs):
-            raise fb.damaged(f"outputs {n.outputs[:10]}", n.origin)
+            fb.damaged(f"outputs {n.outputs[:10]}", n.origin)
         if n.op in SEMANTICS and (not n.inputs or -1 in n.inputs[:2]):
-            raise fb.damaged(f"inputs {n.inputs[:10]}", n.origin)
+            fb.damaged(f"inputs {n.inputs[:10]}", n.origin)
 
 
-def _check_ends(fb: FlatBuffer, tensors: tuple[Tensor, ...], inputs: tuple[int, ...], problems: list[ModelError]) -> None:
+def _check_ends(
+    fb: FlatBuffer, tensors: tuple[Tensor, ...], inputs: tuple[int, ...], problems: list[ModelError]
+) -> None:
     for i in inputs:
         t = tensors[i]
         if t.is_const:
-            raise fb.damaged("an input of the model that is a constant", f"tensor {t.label}")
+            fb.damaged("an input of the model that is a constant", f"tensor {t.label}")
         if t.shape[:1] != (1,):
             problems.append(
                 UnsupportedError(
@@ -216,13 +227,14 @@ def _summary(problems: list[ModelError], label: str) -> ModelError:
     """One error for all problems; the problem itself where there is only one."""
     if len(problems) == 1:
         return located(problems[0], label)
-    shown = problems[:MAX_REPORTED]
-    first = shown[0]
+    first = problems[0]
+    message = first.message if first.code == SCHEME else f"{len(problems)} things in the model are not supported"
+    cut = f"{len(problems)} problems, the first {MAX_REPORTED} are listed"
     return UnsupportedError(
         first.code,
-        f"{first.message} ({len(problems)} problems in all)",
+        message,
         where=label,
-        found=None if len(problems) <= MAX_REPORTED else f"{len(problems)} problems, the first {MAX_REPORTED} are listed",
-        fix=first.fix,
-        related=tuple(shown),
+        found=cut if len(problems) > MAX_REPORTED else None,
+        fix=next((p.fix for p in problems if p.fix), None),
+        related=tuple(problems[:MAX_REPORTED]),
     )

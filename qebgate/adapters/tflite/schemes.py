@@ -18,6 +18,9 @@ _FULL_INTEGER = (
 )
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "CAST")
 
+SCHEME = "QEB435"
+"""Code of the errors of this module."""
+
 DYNAMIC_RANGE = "dynamic-range quantization is not supported: int8 weights with float activations"
 WEIGHT_ONLY = "weight-only quantization is not supported: integer weights that are dequantized before use"
 FLOAT16_WEIGHTS = "float16 quantization is not supported: float16 weights that are dequantized before use"
@@ -25,7 +28,7 @@ FLOAT16 = "float16 computation is not supported"
 
 
 def find_schemes(nodes: Sequence[Node], tensors: Sequence[Tensor]) -> tuple[list[ModelError], set[int]]:
-    """One error per scheme that is not supported, and the positions of the nodes it concerns."""
+    """One error per scheme that is not supported, and the positions of the nodes that they concern."""
     found: dict[str, list[Node]] = {}
     for n in nodes:
         scheme = _scheme(n, tensors)
@@ -34,9 +37,10 @@ def find_schemes(nodes: Sequence[Node], tensors: Sequence[Tensor]) -> tuple[list
     errors: list[ModelError] = []
     for scheme, where in found.items():
         more = f" and {len(where) - 1} more operators" if len(where) > 1 else ""
-        errors.append(UnsupportedError("QEB435", scheme, where=where[0].origin + more, fix=_FULL_INTEGER))
-    mixed = {id(n) for where in found.values() for n in where}
-    return errors, {k for k, n in enumerate(nodes) if id(n) in mixed}
+        errors.append(UnsupportedError(SCHEME, scheme, where=where[0].origin + more, fix=_FULL_INTEGER))
+    tainted = {o for where in found.values() for n in where for o in n.outputs}
+    mixed = {n.index for where in found.values() for n in where}
+    return errors, {n.index for n in nodes if n.index in mixed or tainted.intersection(n.inputs)}
 
 
 def _scheme(node: Node, tensors: Sequence[Tensor]) -> str | None:

@@ -23,9 +23,12 @@ E = TypeVar("E", bound=ModelError)
 
 
 def located(error: E, where: str) -> E:
-    """The same error, saying where; an error that says it already is kept."""
-    if error.where is None or error.where not in where:
-        error.where = where if error.where is None else f"{where}: {error.where}"
+    """The same error, saying where as precisely as either knows."""
+    known = error.where or ""
+    if where.startswith(known):
+        error.where = where
+    elif not known.startswith(where):
+        error.where = f"{where}: {known}"
     return error
 
 
@@ -37,12 +40,17 @@ class Buffers:
         self._tables = list(model.tables(4))
         self._checked: set[tuple[int, DType]] = set()
         if self._tables and self.bytes_of(0).size:
-            raise fb.damaged("data in buffer 0, which must be empty")
+            fb.damaged("data in buffer 0, which must be empty")
+
+    @property
+    def label(self) -> str:
+        """The file's name, safe to print."""
+        return self._fb.label
 
     def bytes_of(self, index: int) -> Array:
         """The bytes of a buffer; empty for a tensor without data."""
         if not 0 <= index < len(self._tables):
-            raise self._fb.damaged(f"buffer {index} of {len(self._tables)}")
+            self._fb.damaged(f"buffer {index} of {len(self._tables)}")
         table = self._tables[index]
         if table.integer(1, "Q") > 1 or table.integer(2, "Q") > 1:
             raise UnsupportedError(
@@ -104,14 +112,16 @@ def _check_values(values: Array, dtype: DType) -> None:
             )
 
 
-def read_tensor(table: Table, index: int, buffers: Buffers) -> Tensor:
-    """One tensor; raises UnsupportedError for what is not analysed, ModelError for what is wrong."""
+def read_tensor(table: Table, index: int, buffers: Buffers) -> Tensor | UnsupportedError:
+    """One tensor, or why it cannot be analysed; raises ModelError for what is wrong."""
     name = table.text(3) or f"#{index}"
     where = f"tensor #{index} {printable(name, 80)}"
     try:
         return _read(table, name, buffers)
+    except UnsupportedError as e:
+        return located(e, where)
     except ModelError as e:
-        raise located(e, where) from None
+        raise located(e, f"{buffers.label}: {where}") from None
 
 
 def _read(table: Table, name: str, buffers: Buffers) -> Tensor:
@@ -145,7 +155,9 @@ def _shape(table: Table) -> tuple[int, ...]:
     shape = table.integers(0)
     if signature is not None and signature.size:
         if signature.size != rank:
-            raise ModelError("QEB416", "a tensor's shape and shape signature differ", found=f"{rank} and {signature.size} axes")
+            raise ModelError(
+                "QEB416", "a tensor's shape and shape signature differ", found=f"{rank} and {signature.size} axes"
+            )
         dynamic = table.integers(7)
         free = [k for k in range(rank) if dynamic[k] < 0]
         if any(k > 0 for k in free):
@@ -182,9 +194,9 @@ def _quantization(table: Table, dtype: DType, shape: tuple[int, ...]) -> QuantPa
     axis = None if scale.size == 1 else q.integer(6, "i")
     if axis is not None and (not 0 <= axis < len(shape) or shape[axis] != scale.size):
         raise ModelError(
-            "QEB424", "per-channel scales do not fit the tensor's shape", found=f"{scale.size} scales on axis {axis} of {shape}"
+            "QEB424",
+            "per-channel scales do not fit the tensor's shape",
+            found=f"{scale.size} scales on axis {axis} of {shape}",
         )
     lo, hi = dtype.code_range
-    return QuantParams(
-        scale.astype(np.float64), np.broadcast_to(zero, scale.shape).astype(np.int64), axis, lo, hi
-    )
+    return QuantParams(scale.astype(np.float64), np.broadcast_to(zero, scale.shape).astype(np.int64), axis, lo, hi)
