@@ -1,0 +1,95 @@
+"""CONV_2D (tensorflow/lite/kernels/conv.cc), by patches and an exact matrix product."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qebgate.ir.graph import Graph, Node
+from qebgate.ir.tensor import Array
+from qebgate.runtimes.profiles import Runtime
+from qebgate.semantics.accumulate import exact_matmul, linear_deviation, requantize
+from qebgate.semantics.base import INT8, Activation, Options, Rounding, Semantics, apply_activation, require
+from qebgate.semantics.linear import LinearNode
+from qebgate.semantics.windows import Stride, Window, chunks, image
+
+
+@dataclass(frozen=True, slots=True)
+class Conv2DAttrs:
+    """Geometry and fused activation."""
+
+    how: Stride
+    activation: Activation
+
+
+class Conv2D(Semantics):
+    name = "CONV_2D"
+    max_version = 8
+
+    def parse(self, options: Options) -> Conv2DAttrs:
+        how = Stride.parse(
+            options.int8(0), (options.int32(2), options.int32(1)), (options.int32(5, 1), options.int32(4, 1))
+        )
+        return Conv2DAttrs(how, Activation.parse(options.int8(3)))
+
+    def window(self, node: Node, graph: Graph) -> Window:
+        """Geometry of a checked node."""
+        lin, attrs = LinearNode.of(node, graph), node.attrs
+        assert isinstance(attrs, Conv2DAttrs)
+        return Window.of(lin.x.shape[1:3], lin.w.shape[1:3], attrs.how)  # type: ignore[arg-type]
+
+    def check(self, node: Node, graph: Graph) -> None:
+        lin = LinearNode.of(node, graph)
+        n, _, _, c = image(node, graph, lin.x)
+        oc, _, _, depth = image(node, graph, lin.w)
+        require(depth == c, "grouped convolutions are not supported", node, graph, f"{c} channels, weights have {depth}")
+        self.window(node, graph).check(node, graph, lin.y, n, oc)
+        if lin.bias is not None:
+            require(lin.bias.shape == (oc,), "the bias does not fit the weights", node, graph, lin.bias.shape)
+        if lin.x.dtype.is_code:
+            types = f"{lin.x.dtype.value}, {lin.w.dtype.value}"
+            require(lin.x.dtype is INT8 and lin.w.dtype is INT8, "CONV_2D runs on int8 only", node, graph, types)
+            lin.check_quantized(axis=0)
+
+    def run_float(self, node: Node, graph: Graph, inputs: Sequence[Array | None]) -> Array:
+        lin, attrs, x = LinearNode.of(node, graph), node.attrs, inputs[0]
+        assert isinstance(attrs, Conv2DAttrs)
+        assert x is not None
+        w = lin.weights.astype(x.dtype).transpose(3, 1, 2, 0).reshape(-1, lin.y.shape[3])
+        window = self.window(node, graph)
+        rows = x.reshape(-1, *lin.x.shape[1:])
+        y = np.empty((len(rows), *lin.y.shape[1:]), x.dtype)
+        for part in chunks(len(rows), lin.y.size * window.taps * lin.x.shape[3]):
+            z = window.patches(rows[part], 0).reshape(-1, len(w)) @ w
+            if lin.bias is not None:
+                z = z + lin.bias.astype(x.dtype)
+            y[part] = apply_activation(z, attrs.activation).reshape(-1, *lin.y.shape[1:])
+        return y.reshape(x.shape[0], *lin.y.shape)
+
+    def run_int(self, node: Node, graph: Graph, inputs: Sequence[Array | None], runtime: Runtime) -> Array:
+        lin, attrs, x = LinearNode.of(node, graph), node.attrs, inputs[0]
+        assert isinstance(attrs, Conv2DAttrs)
+        assert x is not None
+        bound = lin.accumulator_bound(reduce=(1, 2, 3))
+        float_type = np.float32 if bound < 2.0**24 else np.float64
+        w = lin.weights.astype(float_type).transpose(3, 1, 2, 0).reshape(-1, lin.y.shape[3])
+        window = self.window(node, graph)
+        codes = attrs.activation.code_range(lin.y, runtime)
+        rows = x.reshape(-1, *lin.x.shape[1:])
+        y = np.empty((len(rows), *lin.y.shape[1:]), np.int32)
+        area = window.out[0] * window.out[1]
+        for part in chunks(len(rows), 4 * area * (len(w) + 4 * w.shape[1])):
+            centred = (rows[part] - lin.x.q.z).astype(float_type)
+            acc = exact_matmul(window.patches(centred, 0).reshape(-1, len(w)), w, bound).astype(np.int64)
+            if lin.bias is not None:
+                acc += lin.bias
+            q = requantize(acc, lin.x.q.s, lin.w.q.scale, lin.y.q.s, lin.y.q.z, codes, runtime, dense=False)
+            y[part] = q.reshape(-1, *lin.y.shape[1:])
+        return y.reshape(x.shape[0], *lin.y.shape)
+
+    def rounding(self, node: Node, graph: Graph, runtime: Runtime) -> Rounding:
+        lin = LinearNode.of(node, graph)
+        dev = linear_deviation(lin.x.q.s, lin.w.q.scale, lin.y.q.s, runtime, dense=False, reach=Rounding.REACH)
+        return Rounding.symmetric(dev)

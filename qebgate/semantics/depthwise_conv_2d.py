@@ -1,0 +1,106 @@
+"""DEPTHWISE_CONV_2D (tensorflow/lite/kernels/depthwise_conv.cc): output channel ``c * multiplier + m``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qebgate.ir.graph import Graph, Node
+from qebgate.ir.tensor import Array
+from qebgate.runtimes.profiles import Runtime
+from qebgate.semantics.accumulate import linear_deviation, requantize
+from qebgate.semantics.base import INT8, Activation, Options, Rounding, Semantics, apply_activation, require
+from qebgate.semantics.linear import LinearNode
+from qebgate.semantics.windows import Stride, Window, chunks, image
+
+
+@dataclass(frozen=True, slots=True)
+class DepthwiseConv2DAttrs:
+    """Geometry and fused activation; the depth multiplier follows from the shapes."""
+
+    how: Stride
+    activation: Activation
+
+
+class DepthwiseConv2D(Semantics):
+    name = "DEPTHWISE_CONV_2D"
+    max_version = 7
+
+    def parse(self, options: Options) -> DepthwiseConv2DAttrs:
+        how = Stride.parse(
+            options.int8(0), (options.int32(2), options.int32(1)), (options.int32(6, 1), options.int32(5, 1))
+        )
+        return DepthwiseConv2DAttrs(how, Activation.parse(options.int8(4)))
+
+    def window(self, node: Node, graph: Graph) -> Window:
+        """Geometry of a checked node."""
+        lin, attrs = LinearNode.of(node, graph), node.attrs
+        assert isinstance(attrs, DepthwiseConv2DAttrs)
+        return Window.of(lin.x.shape[1:3], lin.w.shape[1:3], attrs.how)  # type: ignore[arg-type]
+
+    def check(self, node: Node, graph: Graph) -> None:
+        lin = LinearNode.of(node, graph)
+        n, _, _, c = image(node, graph, lin.x)
+        one, _, _, oc = image(node, graph, lin.w)
+        require(one == 1 and c >= 1 and oc % c == 0, "the weights do not fit the input", node, graph, f"{lin.x.shape}, {lin.w.shape}")
+        self.window(node, graph).check(node, graph, lin.y, n, oc)
+        if lin.bias is not None:
+            require(lin.bias.shape == (oc,), "the bias does not fit the weights", node, graph, lin.bias.shape)
+        if lin.x.dtype.is_code:
+            types = f"{lin.x.dtype.value}, {lin.w.dtype.value}"
+            require(lin.x.dtype is INT8 and lin.w.dtype is INT8, "DEPTHWISE_CONV_2D runs on int8 only", node, graph, types)
+            lin.check_quantized(axis=3)
+
+    def run_float(self, node: Node, graph: Graph, inputs: Sequence[Array | None]) -> Array:
+        lin, attrs, x = LinearNode.of(node, graph), node.attrs, inputs[0]
+        assert isinstance(attrs, DepthwiseConv2DAttrs)
+        assert x is not None
+        window = self.window(node, graph)
+        rows = x.reshape(-1, *lin.x.shape[1:])
+        y = np.empty((len(rows), *lin.y.shape[1:]), x.dtype)
+        for part in chunks(len(rows), 16 * lin.y.size):
+            z = _accumulate(window.patches(rows[part], 0), lin.weights[0].astype(x.dtype))
+            if lin.bias is not None:
+                z = z + lin.bias.astype(x.dtype)
+            y[part] = apply_activation(z, attrs.activation)
+        return y.reshape(x.shape[0], *lin.y.shape)
+
+    def run_int(self, node: Node, graph: Graph, inputs: Sequence[Array | None], runtime: Runtime) -> Array:
+        lin, attrs, x = LinearNode.of(node, graph), node.attrs, inputs[0]
+        assert isinstance(attrs, DepthwiseConv2DAttrs)
+        assert x is not None
+        window = self.window(node, graph)
+        channels = lin.y.shape[3]
+        codes = attrs.activation.code_range(lin.y, runtime)
+        # ruy-like rounding on whole vectors of 8 channels, the scalar loop's on the rest
+        tail = np.arange(channels) >= channels // 8 * 8
+        rows = x.reshape(-1, *lin.x.shape[1:])
+        y = np.empty((len(rows), *lin.y.shape[1:]), np.int32)
+        for part in chunks(len(rows), 32 * lin.y.size // max(1, lin.y.shape[0])):
+            centred = rows[part].astype(np.int32) - np.int32(lin.x.q.z)
+            acc = _accumulate(window.patches(centred, 0), lin.weights[0].astype(np.int32)).astype(np.int64)
+            if lin.bias is not None:
+                acc += lin.bias
+            y[part] = requantize(
+                acc, lin.x.q.s, lin.w.q.scale, lin.y.q.s, lin.y.q.z, codes, runtime, dense=False, tail=tail
+            )
+        return y.reshape(x.shape[0], *lin.y.shape)
+
+    def rounding(self, node: Node, graph: Graph, runtime: Runtime) -> Rounding:
+        lin = LinearNode.of(node, graph)
+        dev = linear_deviation(lin.x.q.s, lin.w.q.scale, lin.y.q.s, runtime, dense=False, reach=Rounding.REACH)
+        return Rounding.symmetric(dev)
+
+
+def _accumulate(patches: Array, w: Array) -> Array:
+    """``[N, P, Q, C, K, L]`` patches times ``[K, L, C * M]`` weights, one kernel tap at a time (int32 never overflows: checked)."""
+    n, p, q, c, kk, ll = patches.shape
+    multiplier = w.shape[2] // c
+    taps = w.reshape(kk, ll, c, multiplier)
+    acc = np.zeros((n, p, q, c, multiplier), patches.dtype)
+    for k in range(kk):
+        for j in range(ll):
+            acc += patches[:, :, :, :, k, j, None] * taps[k, j]
+    return acc.reshape(n, p, q, c * multiplier)

@@ -1,0 +1,119 @@
+"""SOFTMAX over the last axis (tensorflow/lite/kernels/activations.cc).
+
+XNNPACK leaves the int8 form to builtin.  Not elementwise and not monotone in single codes; its
+deviation from the real softmax of the dequantized input is small (:meth:`Softmax.rounding`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qebgate.errors import UnsupportedError
+from qebgate.ir.graph import Graph, Node
+from qebgate.ir.tensor import Array, Tensor
+from qebgate.numerics.fixed_point import I64, Multiplier, divide_by_pot, multiply_double_rounding
+from qebgate.numerics.gemmlowp import exp_on_negative, reciprocal
+from qebgate.runtimes.profiles import Runtime
+from qebgate.semantics.base import INT8, Options, Rounding, Semantics, require
+from qebgate.semantics.elementwise import check_codes
+
+_DIFF_BITS, _SUM_BITS = 5, 12
+REFERENCE_LIMIT = 512
+
+
+@dataclass(frozen=True, slots=True)
+class SoftmaxAttrs:
+    """``softmax(beta * x)``."""
+
+    beta: float
+
+
+class Softmax(Semantics):
+    name = "SOFTMAX"
+    max_version = 3
+
+    def parse(self, options: Options) -> SoftmaxAttrs:
+        beta = options.float32(0)
+        if not (math.isfinite(beta) and 0.0 < beta < 1e6):
+            raise UnsupportedError("QEB437", "SOFTMAX needs a positive beta", found=f"{beta!r}")
+        return SoftmaxAttrs(beta)
+
+    def check(self, node: Node, graph: Graph) -> None:
+        x, y = check_codes(node, graph)
+        require(len(x.shape) >= 1 and x.shape[-1] >= 1, "SOFTMAX needs an axis", node, graph, x.shape)
+        if y.dtype.is_code:
+            scale_ok = (y.q.s, y.q.z) == (1.0 / 256.0, -128)
+            require(scale_ok, "an int8 SOFTMAX must have output scale 1/256 and zero point -128", node, graph, f"{y.q.s}, {y.q.z}")
+
+    def run_float(self, node: Node, graph: Graph, inputs: Sequence[Array | None]) -> Array:
+        x, attrs = inputs[0], node.attrs
+        assert x is not None
+        assert isinstance(attrs, SoftmaxAttrs)
+        e = np.exp((x - x.max(axis=-1, keepdims=True)) * x.dtype.type(attrs.beta))
+        return e / e.sum(axis=-1, keepdims=True, dtype=x.dtype)
+
+    def run_int(self, node: Node, graph: Graph, inputs: Sequence[Array | None], runtime: Runtime) -> Array:
+        codes, attrs, x = inputs[0], node.attrs, graph.tensors[node.inputs[0]]
+        assert codes is not None
+        assert isinstance(attrs, SoftmaxAttrs)
+        if runtime is Runtime.REFERENCE:
+            _refuse_long(node, graph, x)
+            return _reference(codes, x, attrs.beta)
+        return _builtin(codes, x, attrs.beta)
+
+    def rounding(self, node: Node, graph: Graph, runtime: Runtime) -> Rounding:
+        """Against the real softmax of the dequantized codes: 0.5 and the kernels' own approximation of exp.
+
+        The reference kernel's exponentials are within 2**-24 and the scaled difference within 2**-20; the
+        float kernel's terms are within 2**-21 relative.  Times 256 output quanta, with a wide margin.
+        """
+        x = graph.tensors[node.inputs[0]]
+        if runtime is Runtime.REFERENCE:
+            _refuse_long(node, graph, x)
+        return Rounding.symmetric(0.5 + 2.0**-8)
+
+
+def _refuse_long(node: Node, graph: Graph, x: Tensor) -> None:
+    """The reference kernel aborts the process when its sum of exponentials reaches 512."""
+    require(
+        x.shape[-1] < REFERENCE_LIMIT,
+        "litert-reference can abort on an int8 SOFTMAX over 512 or more values",
+        node,
+        graph,
+        x.shape[-1],
+        fix="check the logits, or leave litert-reference out",
+    )
+
+
+def _reference(codes: Array, x: Tensor, beta: float) -> Array:
+    real = min(beta * x.q.s * (1 << (31 - _DIFF_BITS)), (1 << 31) - 1.0)
+    m = Multiplier.of(real)
+    left = int(m.shift[0])
+    diff_min = -math.floor(((1 << _DIFF_BITS) - 1) * (1 << (31 - _DIFF_BITS)) / 2.0**left)
+    diffs = np.arange(-255, 1, dtype=np.int64)
+    used = diffs >= diff_min
+    scaled = multiply_double_rounding(np.where(used, diffs, 0), m)
+    exps = np.where(used, exp_on_negative(scaled, _DIFF_BITS), 0)
+    summands = np.where(used, divide_by_pot(exps, _SUM_BITS), 0)
+    at: I64 = (codes - codes.max(axis=-1, keepdims=True)).astype(np.int64) + 255
+    scale, over = reciprocal(summands[at].sum(axis=-1, keepdims=True), _SUM_BITS)
+    e = exps[at]
+    product = e * scale
+    high = np.where(product >= 0, product + (1 << 30), product) >> 31
+    out = divide_by_pot(high, over + 31 - 8) - 128
+    return np.where(used[at], np.clip(out, -128, 127), -128).astype(np.int32)
+
+
+def _builtin(codes: Array, x: Tensor, beta: float) -> Array:
+    """A table of float32 exponentials, summed one by one in float32."""
+    scale = np.float32(-np.float32(x.q.s) * np.float32(beta))
+    table = np.exp((scale * np.arange(256).astype(np.float32)).astype(np.float64)).astype(np.float32)
+    e = table[codes.max(axis=-1, keepdims=True) - codes]
+    total = np.add.accumulate(e, axis=-1, dtype=np.float32)[..., -1:]
+    inverse = np.float32(1.0) / (total * np.float32(1.0 / 256.0))
+    q = np.trunc(e * inverse + np.float32(0.5)).astype(np.int64) - 128
+    return np.clip(q, -128, 127).astype(np.int32)
