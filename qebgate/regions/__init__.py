@@ -1,1 +1,7 @@
 """Regions: what inputs a check is about."""
+
+from qebgate.regions.cell import Cell, InputCodec, InputQuantization
+from qebgate.regions.expand import Instance, Region, expand
+from qebgate.regions.preprocess import Preprocess
+
+__all__ = ["Cell", "InputCodec", "InputQuantization", "Instance", "Preprocess", "Region", "expand"]

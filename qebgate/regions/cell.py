@@ -97,10 +97,10 @@ class InputCodec:
         y = x.astype(np.float32) / np.float32(self.scale) + np.float32(self.zero_point)
         q = np.trunc(y) if self.mode == "truncate" else np.rint(y)
         lo, hi = self.dtype.code_range
-        return np.clip(q, lo, hi).astype(np.int32)
+        return q.clip(lo, hi).astype(np.int32)
 
     def encode_half_away(self, x: Array) -> NDArray[np.int32]:
         """Codes with ties away from zero, as numpy-free applications round."""
         y = x.astype(np.float32) / np.float32(self.scale)
         lo, hi = self.dtype.code_range
-        return np.clip(round_half_away(y.astype(np.float64)) + self.zero_point, lo, hi).astype(np.int32)
+        return (round_half_away(y.astype(np.float64)) + self.zero_point).clip(lo, hi).astype(np.int32)
