@@ -183,7 +183,7 @@ def _read_npy(f: IO[bytes], size: int, where: str) -> Array:
         raise DataError("QEB449", "the array's data ends too early or too late", where=where)
     flat = np.frombuffer(data, header.dtype)
     rows = flat.reshape(header.shape, order="F" if header.fortran else "C")
-    return np.ascontiguousarray(rows, header.dtype.newbyteorder("="))
+    return np.asarray(rows, header.dtype.newbyteorder("="), order="C")
 
 
 def _parse_header(raw: bytes, where: str) -> _Header:
