@@ -2,8 +2,8 @@
 
     python tests/models/make.py                  # needs the [tensorflow] extra
 
-Random weights, the real TFLite converter.  No kernels of even height with padding SAME: TensorFlow
-2.21's float convolution reads uninitialised memory there, and calibration gives garbage ranges.  Every network has a float .tflite and one or more
+Random weights, the real TFLite converter.  No convolution of height 2 with padding SAME on 2x1
+images: there the calibration of TensorFlow 2.21 is not reproducible (ranges up to 1e28 were seen).  Every network has a float .tflite and one or more
 quantized ones; ``manifest.json`` lists them.  The files are committed, so tests need no TensorFlow.
 """
 
