@@ -35,17 +35,15 @@ def read_file(path: Path, limit: int, error: type[QebgateError]) -> bytes:
 
     The bytes are read once, so that what is hashed is what is analysed even if the file changes meanwhile.
     """
-    check_file(path, limit, error)
+    size = check_file(path, limit, error)
     where = printable(path)
     try:
         with path.open("rb") as f:
-            data = f.read(limit + 1)
+            data = f.read(size + 1)
     except OSError as e:
         raise error("QEB400", "the file cannot be read", where=where, found=_reason(e)) from None
-    if not data:
-        raise error("QEB401", "the file is empty", where=where)
-    if len(data) > limit:
-        raise error("QEB406", "the file is too large", where=where, found=f"more than {limit} bytes")
+    if len(data) != size:
+        raise error("QEB400", "the file changed while it was read", where=where, fix="run again when it is complete")
     refuse_lfs(data, path, error)
     return data
 
