@@ -98,6 +98,12 @@ def round_double(acc: I64, scale: NDArray[np.float64]) -> I64:
 
 
 def activation_limit(value: float, scale: float, zero_point: int, *, ties_even: bool) -> int:
-    """The code of a fused activation's limit: ``zero_point + round(float32(value / scale))``."""
-    q = float(np.float32(value) / np.float32(scale))
-    return zero_point + (int(np.rint(q)) if ties_even else int(math.copysign(math.floor(abs(q) + 0.5), q)))
+    """The code of a fused activation's limit, unclamped.
+
+    TFLite: ``zero_point + round(float32(value / scale))``, half away from zero.  XNNPACK: the zero point
+    is added in float32 first, then ties to even.
+    """
+    q = np.float32(value) / np.float32(scale)
+    if ties_even:
+        return int(np.rint(q + np.float32(zero_point)))
+    return zero_point + int(math.copysign(math.floor(abs(float(q)) + 0.5), float(q)))

@@ -49,6 +49,9 @@ class Add(Semantics):
             # the kernel needs 2 max(s) / (2**20 s_out) < 1, and a smaller input that is not flushed away
             require(max(ratios) < 2.0**18 and min(ratios) > 2.0**-20, "ADD of scales too far apart", node, graph, ratios)
             require(max(ratios) / min(ratios) < 2.0**20, "ADD of scales too far apart", node, graph, ratios)
+            # builtin's vectors narrow the sum to 16 bits by dropping bits
+            reach = sum(_reach(t) * r for t, r in zip((a, b), ratios, strict=True))
+            require(reach < 2.0**15 - 2, "the sum of an ADD may overflow 16 bits", node, graph, f"{reach:.0f} output quanta")
 
     def run_float(self, node: Node, graph: Graph, inputs: Sequence[Array | None]) -> Array:
         assert isinstance(node.attrs, AddAttrs)
@@ -88,6 +91,12 @@ class Add(Semantics):
         mult = Multiplier.of(unit)
         second = 2.0 ** -(int(mult.right[0]) + 1) if int(mult.right[0]) else 0.0
         return Rounding.symmetric(0.5 + second + 2 * unit + Rounding.REACH * 2.0**-29)
+
+
+def _reach(t: Tensor) -> int:
+    """Largest ``|code - zero_point|``."""
+    lo, hi = t.dtype.code_range
+    return max(hi - t.q.z, t.q.z - lo)
 
 
 def _tflite(a: I64, b: I64, ta: Tensor, tb: Tensor, out: Tensor) -> I64:

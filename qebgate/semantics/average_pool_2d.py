@@ -10,6 +10,7 @@ from qebgate.ir.graph import Graph, Node
 from qebgate.ir.tensor import Array
 from qebgate.runtimes.profiles import Runtime
 from qebgate.semantics.base import Rounding, apply_activation
+from qebgate.semantics.delegation import owner
 from qebgate.semantics.pool_2d import Pool2D, Pool2DAttrs
 from qebgate.semantics.windows import chunks
 
@@ -29,8 +30,7 @@ class AveragePool2D(Pool2D):
         attrs, x, out = node.attrs, inputs[0], graph.tensors[node.outputs[0]]
         assert isinstance(attrs, Pool2DAttrs)
         assert x is not None
-        owner = Runtime.BUILTIN if runtime is Runtime.XNNPACK else runtime
-        lo, hi = attrs.activation.code_range(out, owner)
+        lo, hi = attrs.activation.code_range(out, owner(node, graph, runtime))
         total, n = self._sum(node, graph, x, np.dtype(np.int64)), self.window(node, graph).counts()
         mean = np.sign(total) * ((np.abs(total) + n // 2) // n)
         return np.clip(mean, lo, hi).astype(np.int32)

@@ -6,7 +6,10 @@ that it leaves is executed as ``litert-builtin``.
 
 from __future__ import annotations
 
+import numpy as np
+
 from qebgate.ir.graph import Graph, Node
+from qebgate.ir.tensor import Tensor
 from qebgate.runtimes.profiles import Runtime
 
 
@@ -18,5 +21,29 @@ def owner(node: Node, graph: Graph, runtime: Runtime) -> Runtime:
 
 
 def delegated(node: Node, graph: Graph) -> bool:
-    """Whether the XNNPACK delegate takes a node with int8 activations."""
-    return True
+    """Whether the XNNPACK delegate takes a node whose input or output is an integer code."""
+    x, y = graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]]
+    rule = _RULES.get(node.op)
+    return node.op not in _NEVER and (rule is None or rule(node, x, y))
+
+
+_NEVER = frozenset({"AVERAGE_POOL_2D", "SOFTMAX", "RELU", "RELU6"})
+"""Taken for float tensors only."""
+
+
+def _quantize(node: Node, x: Tensor, y: Tensor) -> bool:
+    """From float always; between codes of one type while the ratio of scales fits the kernel's 16 bits."""
+    del node
+    if not x.dtype.is_code:
+        return True
+    return x.dtype is y.dtype and 2.0**-8 <= float(np.float32(x.q.s) / np.float32(y.q.s)) <= 2.0**7
+
+
+def _max_pool(node: Node, x: Tensor, y: Tensor) -> bool:
+    """Not where windows leave gaps between them."""
+    del x, y
+    kernel, stride = node.attrs.kernel, node.attrs.how.stride  # type: ignore[attr-defined]
+    return bool(kernel[0] >= stride[0] and kernel[1] >= stride[1])
+
+
+_RULES = {"QUANTIZE": _quantize, "MAX_POOL_2D": _max_pool}

@@ -1,4 +1,8 @@
-"""DEQUANTIZE: ``float32((code - zero_point) * scale)``, exactly rounded, equal in every runtime."""
+"""DEQUANTIZE: codes to float32 (tensorflow/lite/kernels/dequantize.cc).
+
+``float32((code - zero_point) * scale)``, rounded once; builtin's vectors of 8 compute
+``code * scale + (-zero_point * scale)`` with three float32 roundings instead.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from qebgate.ir.graph import Graph, Node
 from qebgate.ir.tensor import Array
 from qebgate.runtimes.profiles import Runtime
 from qebgate.semantics.base import FLOAT32, INT8, UINT8, Rounding, Semantics, require
+from qebgate.semantics.delegation import owner
 
 
 class Dequantize(Semantics):
@@ -28,12 +33,17 @@ class Dequantize(Semantics):
         raise AssertionError("DEQUANTIZE has no place in a float graph")
 
     def run_int(self, node: Node, graph: Graph, inputs: Sequence[Array | None], runtime: Runtime) -> Array:
-        del runtime
         x, q = inputs[0], graph.tensors[node.inputs[0]].q
         assert x is not None
-        return (x - q.z).astype(np.float32) * np.float32(q.s)
+        scale = np.float32(q.s)
+        y = ((x - q.z).astype(np.float32) * scale).reshape(len(x), -1)
+        if owner(node, graph, runtime) is Runtime.BUILTIN:
+            whole = y.shape[1] // 8 * 8
+            codes = x.reshape(len(x), -1)[:, :whole].astype(np.float32)
+            y[:, :whole] = codes * scale + np.float32(-q.z) * scale
+        return y.reshape(x.shape)
 
     def rounding(self, node: Node, graph: Graph, runtime: Runtime) -> Rounding:
-        """In units of the input's scale: one float32 rounding of at most 255 quanta."""
+        """In units of the input's scale: at most three float32 roundings of at most 255 quanta."""
         del node, graph, runtime
-        return Rounding.symmetric(255 * 2.0**-24)
+        return Rounding.symmetric(3 * 255 * 2.0**-24)

@@ -134,6 +134,7 @@ def _builtin_spatial(total: I64, n: int, x: Tensor, y: Tensor) -> I64:
 
 
 def _xnnpack(total: I64, n: int, x: Tensor, y: Tensor) -> I64:
+    """The raw sum in float32, the input's zero point as a float32 bias."""
     scale = np.float32(x.q.s) / np.float32(y.q.s) / np.float32(n)
-    v = (total - n * x.q.z).astype(np.float32) * scale
-    return np.rint(v + np.float32(y.q.z)).astype(np.int64)
+    bias = np.float32(y.q.z) - np.float32(x.q.z) * np.float32(n) * scale
+    return np.rint(total.astype(np.float32) * scale + bias).astype(np.int64)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from qebgate.errors import DataError
 from qebgate.ir.graph import Graph, Node
 from qebgate.ir.tensor import Array, Tensor
 from qebgate.numerics.fixed_point import Multiplier, multiply_double_rounding, multiply_ruy, round_half_away
@@ -54,9 +55,19 @@ class Quantize(Semantics):
 def _from_float(x: Array, out: Tensor, runtime: Runtime) -> Array:
     scale = np.float32(out.q.s)
     v = x.astype(np.float32)
+    if np.isnan(v).any():
+        raise DataError("QEB443", "an input is not a number")
     if runtime is Runtime.XNNPACK:
-        return np.rint(v * (np.float32(1.0) / scale)).astype(np.int64) + out.q.z
-    return round_half_away((v / scale).astype(np.float64)).astype(np.int64) + out.q.z
+        # clamped in float32 before the conversion, so nothing overflows
+        inside = np.clip(v * (np.float32(1.0) / scale), np.float32(-1024.0), np.float32(1024.0))
+        return np.rint(inside).astype(np.int64) + out.q.z
+    if float(np.abs(v).max(initial=0.0)) >= 2.0**30 * float(scale):
+        raise DataError("QEB443", "an input is so large that the runtime's QUANTIZE overflows", found=f"{np.abs(v).max():g}")
+    q = round_half_away((v / scale).astype(np.float64)).reshape(len(v), -1)
+    if runtime is Runtime.BUILTIN:  # vectors of 8 multiply by the reciprocal, ties to even
+        whole = q.shape[1] // 8 * 8
+        q[:, :whole] = np.rint(v.reshape(len(v), -1)[:, :whole] * (np.float32(1.0) / scale))
+    return q.reshape(v.shape).astype(np.int64) + out.q.z
 
 
 def _rescale(x: Array, source: Tensor, out: Tensor, runtime: Runtime) -> Array:
