@@ -38,24 +38,27 @@ def installed(request: pytest.FixtureRequest, root: Path, tmp_path_factory: pyte
     return folder
 
 
-def test_integrations_are_importable(installed: Path) -> None:
-    code = "import qebgate.integrations.keras as k, qebgate; print(qebgate.__file__); print(k.__name__)"
-    package, name = run(installed / "env" / "bin" / "python", "-c", code, cwd=installed).split()
-    assert name == "qebgate.integrations.keras"
-    assert (Path(package).is_relative_to(installed)) == installed.name.startswith("wheel")
+def test_integrations_are_importable(installed: Path, root: Path) -> None:
+    code = (
+        "import qebgate, qebgate.integrations, importlib.util as u; print(qebgate.__file__);"
+        "print(qebgate.integrations.__file__); print(u.find_spec('qebgate.integrations.keras').origin)"
+    )
+    places = [Path(p) for p in run(installed / "env" / "bin" / "python", "-c", code, cwd=installed).split()]
+    assert {p.is_relative_to(installed) for p in places} == {installed.name.startswith("wheel")}
+    assert places[2].read_text() == (root / "integrations" / "keras.py").read_text()
 
 
 def test_type_checker_finds_the_integrations(installed: Path) -> None:
     pytest.importorskip("pyright", reason="needs the [dev] extra")
     (installed / "use.py").write_text(
-        "from qebgate.integrations.keras import QuantizationGate\nfrom qebgate import __version__\n"
-        "reveal_type(QuantizationGate)\nreveal_type(__version__)\n"
+        "from qebgate.errors import ExitCode\nfrom qebgate.integrations.keras import QuantizationGate\n"
+        "reveal_type(QuantizationGate)\nreveal_type(ExitCode)\n"
     )
     config = {"include": ["use.py"], "venvPath": str(installed), "venv": "env"}
     (installed / "pyrightconfig.json").write_text(json.dumps(config))
     out = json.loads(run(sys.executable, "-m", "pyright", "--outputjson", cwd=installed))
     said = [d["message"] for d in out["generalDiagnostics"]]
-    assert said == ['Type of "QuantizationGate" is "type[QuantizationGate]"', 'Type of "__version__" is "str"']
+    assert said == ['Type of "QuantizationGate" is "type[QuantizationGate]"', 'Type of "ExitCode" is "type[ExitCode]"']
 
 
 def test_entry_point_and_metadata(installed: Path) -> None:
