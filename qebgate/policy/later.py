@@ -1,0 +1,71 @@
+"""Parts of the policy language that later versions will have: refused by name, never ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import PurePath
+from typing import Any, cast
+
+from qebgate.policy.document import Path
+
+_TOP = ("baseline", "waivers", "evidence")
+_RUNTIMES = ("envelope", "tflm", "tflm-single-rounding")
+_REGION_KINDS = ("segment", "vnnlib")
+_PROPERTY_KINDS = ("max_rel", "same_top1", "max_l2")
+_ENGINES = ("branch", "statistical")
+_SUFFIXES = (".keras", ".h5", ".npz", ".pb")
+
+
+def later_features(data: Any) -> Iterator[tuple[Path, Path, str]]:
+    """``(path, scope, what)`` of each later feature in use; other errors inside the scope say nothing new."""
+    top = _dict(data)
+    for key in _TOP:
+        if key in top:
+            yield (key,), (key,), f"`{key}`"
+    for name, model in _dict(top.get("models")).items():
+        yield from _model(("models", name), _dict(model))
+    for name, region in _dict(top.get("regions")).items():
+        yield from _region(("regions", name), _dict(region))
+    checks = top.get("checks")
+    for k, check in enumerate(cast("list[Any]", checks) if isinstance(checks, list) else []):
+        yield from _check(("checks", k), _dict(check))
+
+
+def _model(at: Path, model: dict[str, Any]) -> Iterator[tuple[Path, Path, str]]:
+    runtime = model.get("runtime")
+    for r in cast("list[Any]", runtime) if isinstance(runtime, list) else [runtime]:
+        if r in _RUNTIMES:
+            yield (*at, "runtime"), (*at, "runtime"), f"runtime `{r}`"
+    for key in ("float", "quantized"):
+        path = model.get(key)
+        if isinstance(path, dict):
+            yield (*at, key), (*at, key), "quantizing the float model on the fly (`fixed_point`)"
+        elif isinstance(path, str) and PurePath(path).suffix.lower() in _SUFFIXES:
+            yield (*at, key), (*at, key), f"a model of format {PurePath(path).suffix}"
+
+
+def _region(at: Path, region: dict[str, Any]) -> Iterator[tuple[Path, Path, str]]:
+    if region.get("kind") in _REGION_KINDS:
+        yield (*at, "kind"), at, f"region kind `{region['kind']}`"
+    elif "arrays" in region:
+        yield (*at, "arrays"), (*at, "arrays"), "`arrays` (models with several inputs)"
+
+
+def _check(at: Path, check: dict[str, Any]) -> Iterator[tuple[Path, Path, str]]:
+    prop = _dict(check.get("property"))
+    if prop.get("kind") in _PROPERTY_KINDS:
+        yield (*at, "property", "kind"), (*at, "property"), f"property `{prop['kind']}`"
+    tensor = prop.get("tensor")
+    if isinstance(tensor, (dict, int)):
+        yield (*at, "property", "tensor"), (*at, "property", "tensor"), "choosing a tensor by signature or index"
+    require = check.get("require")
+    if isinstance(require, dict) or require == "proof_or_statistical":
+        yield (*at, "require"), (*at, "require"), "statistical evidence"
+    engines = check.get("engines")
+    for k, e in enumerate(cast("list[Any]", engines) if isinstance(engines, list) else []):
+        if e in _ENGINES:
+            yield (*at, "engines", k), (*at, "engines", k), f"engine `{e}`"
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}

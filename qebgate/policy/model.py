@@ -1,0 +1,238 @@
+"""The policy as types; the published JSON schema is generated from them."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
+
+RuntimeName = Literal["litert-reference", "litert-builtin", "litert-xnnpack"]
+EngineName = Literal["execute", "enumerate", "falsify", "dra", "milp"]
+OnUnknown = Literal["fail", "warn"]
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(allow_inf_nan=False, ge=0)]
+Positive = Annotated[float, Field(allow_inf_nan=False, gt=0)]
+
+
+def _no_nul(text: str) -> str:
+    if "\0" in text:
+        raise PydanticCustomError("QEB211", "a path holds a NUL character")
+    return text
+
+
+FilePath = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_no_nul)]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Identifier = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:/+ -]*$")]
+
+
+def _shape(value: Any) -> str:
+    return "many" if isinstance(value, list) else "one"
+
+
+Numbers = Annotated[
+    Annotated[Number, Tag("one")] | Annotated[list[Number], Field(min_length=1), Tag("many")], Discriminator(_shape)
+]
+Runtimes = Annotated[
+    Annotated[RuntimeName, Tag("one")] | Annotated[list[RuntimeName], Field(min_length=1), Tag("many")],
+    Discriminator(_shape),
+]
+Engines = Annotated[
+    Annotated[Literal["auto"], Tag("one")] | Annotated[list[EngineName], Field(min_length=1), Tag("many")],
+    Discriminator(_shape),
+]
+Outputs = Annotated[
+    Annotated[Literal["all", "predicted"], Tag("one")]
+    | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), Tag("many")],
+    Discriminator(_shape),
+]
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_BYTES = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def _quantity(text: str, units: dict[str, float] | dict[str, int], example: str) -> float:
+    m = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([A-Za-z]+)", text)
+    if m is None or m[2] not in units or float(m[1]) <= 0:
+        raise PydanticCustomError(
+            "QEB211",
+            "a positive number with a unit is expected ({units}), such as {example}",
+            {"units": ", ".join(units), "example": example},
+        )
+    return float(m[1]) * units[m[2]]
+
+
+def _duration(text: str) -> str:
+    _quantity(text, _SECONDS, "120s")
+    return text
+
+
+def _size(text: str) -> str:
+    _quantity(text, _BYTES, "8GiB")
+    return text
+
+
+Duration = Annotated[str, AfterValidator(_duration), Field(examples=["120s", "30m"])]
+Size = Annotated[str, AfterValidator(_size), Field(examples=["8GiB"])]
+
+
+class Strict(BaseModel):
+    """Nothing is coerced, nothing unknown is let through."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class PreprocessSpec(Strict):
+    """``model input = (raw * scale - mean) / std``; one number each, or one per channel."""
+
+    scale: Numbers = 1.0
+    mean: Numbers = 0.0
+    std: Numbers = 1.0
+
+    @model_validator(mode="after")
+    def _invertible(self) -> PreprocessSpec:
+        for name, value, low in (("scale", self.scale, None), ("std", self.std, 0.0)):
+            for v in value if isinstance(value, list) else [value]:
+                if v == 0 or (low is not None and v < low):
+                    need = "other than 0" if low is None else "positive"
+                    raise PydanticCustomError("QEB208", "`{name}` must be {need}", {"name": name, "need": need})
+        return self
+
+
+class ModelSpec(Strict):
+    """A pair of models and how they are deployed."""
+
+    float_: FilePath = Field(alias="float", description="the float reference (.tflite)")
+    quantized: FilePath = Field(description="the quantized model (.tflite)")
+    runtime: Runtimes = "litert-xnnpack"
+    float_semantics: Literal["float32", "real"] = "float32"
+    input_quantization: Literal["nearest", "truncate"] | None = None
+    preprocess: PreprocessSpec | None = None
+
+    @property
+    def runtimes(self) -> list[str]:
+        return list(dict.fromkeys(self.runtime)) if isinstance(self.runtime, list) else [self.runtime]
+
+
+class _Shared(Strict):
+    domain: Literal["real", "grid"] = "real"
+    clip: Annotated[list[Number], Field(min_length=2, max_length=2)] | None = None
+    out_of_range: Literal["fail", "allow"] = "fail"
+
+    @model_validator(mode="after")
+    def _clip_in_order(self) -> _Shared:
+        if self.clip is not None and self.clip[0] > self.clip[1]:
+            raise PydanticCustomError("QEB215", "`clip` is empty: its lower end is above its upper end")
+        return self
+
+
+class _Rows(_Shared):
+    data: FilePath
+    array: Name | None = None
+    values: Literal["real", "codes"] | None = None
+    limit: Annotated[int, Field(gt=0)] | None = None
+    sample: Annotated[int, Field(gt=0)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+
+    @model_validator(mode="after")
+    def _rows_once(self) -> _Rows:
+        if self.limit is not None and self.sample is not None:
+            raise PydanticCustomError("QEB215", "`limit` and `sample` exclude each other")
+        if self.seed is not None and self.sample is None:
+            raise PydanticCustomError("QEB215", "`seed` needs `sample`")
+        return self
+
+
+class PointsSpec(_Rows):
+    """The data's rows themselves."""
+
+    kind: Literal["points"]
+
+
+class BallSpec(_Rows):
+    """The L-infinity ball around each row."""
+
+    kind: Literal["ball"]
+    radius: NonNegative
+    unit: Literal["real", "lsb"] = "real"
+
+
+class BoxSpec(_Shared):
+    """One box of inputs."""
+
+    kind: Literal["box"]
+    lower: Numbers
+    upper: Numbers
+
+    @model_validator(mode="after")
+    def _in_order(self) -> BoxSpec:
+        lo = self.lower if isinstance(self.lower, list) else [self.lower]
+        hi = self.upper if isinstance(self.upper, list) else [self.upper]
+        n = max(len(lo), len(hi))
+        if 1 < len(lo) != len(hi) > 1:
+            raise PydanticCustomError("QEB215", "`lower` and `upper` have different lengths")
+        if any(a > b for a, b in zip(lo * (n // len(lo)), hi * (n // len(hi)), strict=True)):
+            raise PydanticCustomError("QEB215", "the box is empty: `lower` is above `upper`")
+        return self
+
+
+RegionSpec = Annotated[PointsSpec | BallSpec | BoxSpec, Field(discriminator="kind")]
+
+
+class PropertySpec(Strict):
+    """A limit on the gap between the two outputs."""
+
+    kind: Literal["max_abs", "max_lsb"]
+    limit: NonNegative
+    outputs: Outputs = "all"
+    tensor: Literal["output", "logits"] = "output"
+
+
+class CheckSpec(Strict):
+    """One question: a model pair, a region, a property, and how strong the answer must be."""
+
+    id: Identifier
+    model: Name
+    region: Name
+    property: PropertySpec
+    require: Literal["proof", "proof_or_solver", "tested"] = "proof"
+    effort: Literal["quick", "standard", "deep"] = "standard"
+    engines: Engines = "auto"
+    on_unknown: OnUnknown | None = None
+
+
+class GuardSpec(Strict):
+    """Wall-clock and memory guards; a task that one stops is unknown."""
+
+    per_task: Duration = "120s"
+    total: Duration = "30m"
+    memory: Size = "8GiB"
+
+    @property
+    def per_task_seconds(self) -> float:
+        return _quantity(self.per_task, _SECONDS, "")
+
+    @property
+    def total_seconds(self) -> float:
+        return _quantity(self.total, _SECONDS, "")
+
+    @property
+    def memory_bytes(self) -> int:
+        return int(_quantity(self.memory, _BYTES, ""))
+
+
+class Policy(Strict):
+    """A policy file."""
+
+    version: Literal[1]
+    models: dict[Name, ModelSpec]
+    regions: dict[Name, RegionSpec]
+    checks: list[CheckSpec]
+    on_unknown: OnUnknown = "fail"
+    guard: GuardSpec = Field(default_factory=GuardSpec)
+
+    def on_unknown_of(self, check: CheckSpec) -> OnUnknown:
+        """What an unknown verdict of a check means."""
+        return check.on_unknown or self.on_unknown
