@@ -20,6 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qebgate.gate import check
+from qebgate.policy.load import parse_policy
+from qebgate.result import Report
+
 if importlib.util.find_spec("tensorflow") is None:
     raise ImportError("qebgate.integrations.keras needs TensorFlow: pip install 'qebgate[tensorflow]'")
 
@@ -31,7 +35,7 @@ class GateResult:
     verdict: str
     proven: float | None
     witnessed: float | None
-    report: Any
+    report: Report
 
 
 class QuantizationGateError(RuntimeError):
@@ -131,3 +135,51 @@ class QuantizationGate(_Hooks):
             return self._check(model, self.keep)
         with TemporaryDirectory(prefix="qebgate-") as folder:
             return self._check(model, Path(folder))
+
+    def _check(self, model: Any, folder: Path) -> GateResult:
+        np.savez(folder / "data.npz", x=self.data)
+        (folder / "float.tflite").write_bytes(self._convert(model, quantize=False))
+        (folder / "int8.tflite").write_bytes(self._convert(model, quantize=True))
+        runtimes = [self.runtime] if isinstance(self.runtime, str) else list(self.runtime)
+        region = {"kind": "ball", "data": "data.npz", "array": "x", "radius": float(self.radius)}
+        policy: dict[str, Any] = {
+            "version": 1,
+            "models": {
+                "model": {
+                    "float": "float.tflite",
+                    "quantized": "int8.tflite",
+                    "runtime": runtimes,
+                    "input_quantization": "nearest",
+                }
+            },
+            "regions": {"near_data": {**region, "domain": self.domain, "out_of_range": "allow"}},
+            "checks": [
+                {
+                    "id": "quantization",
+                    "model": "model",
+                    "region": "near_data",
+                    "property": {"kind": "max_abs", "limit": float(self.limit), "tensor": self.tensor},
+                    "effort": self.effort,
+                }
+            ],
+        }
+        report = check(parse_policy(policy, "QuantizationGate", folder))
+        if report.errors:
+            raise report.errors[0].error
+        found = report.checks[0]
+        return GateResult(found.verdict, found.proven, found.witnessed, report)
+
+    def _convert(self, model: Any, *, quantize: bool) -> bytes:
+        """A .tflite file of the model as it stands, for a batch of one."""
+        tf: Any = importlib.import_module("tensorflow")
+        spec = tf.TensorSpec((1, *self.data.shape[1:]), tf.float32, name="x")
+        call = tf.function(lambda x: model(x, training=False), input_signature=[spec])  # pyright: ignore[reportUnknownLambdaType]
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([call.get_concrete_function()], model)
+        if quantize:
+            rows = self.representative
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.representative_dataset = lambda: ([row[None]] for row in rows)
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.inference_input_type = converter.inference_output_type = tf.int8
+        content: bytes = converter.convert()
+        return content
