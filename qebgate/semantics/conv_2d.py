@@ -57,16 +57,8 @@ class Conv2D(Semantics):
         lin, attrs, x = LinearNode.of(node, graph), node.attrs, inputs[0]
         assert isinstance(attrs, Conv2DAttrs)
         assert x is not None
-        w = lin.weights.astype(x.dtype).transpose(3, 1, 2, 0).reshape(-1, lin.y.shape[3])
-        window = self.window(node, graph)
-        rows = x.reshape(-1, *lin.x.shape[1:])
-        y = np.empty((len(rows), *lin.y.shape[1:]), x.dtype)
-        for part in chunks(len(rows), lin.y.size * window.taps * lin.x.shape[3]):
-            z = window.patches(rows[part], 0).reshape(-1, len(w)) @ w
-            if lin.bias is not None:
-                z = z + lin.bias.astype(x.dtype)
-            y[part] = apply_activation(z, attrs.activation).reshape(-1, *lin.y.shape[1:])
-        return y.reshape(x.shape[0], *lin.y.shape)
+        z = correlate(self.window(node, graph), x.reshape(-1, *lin.x.shape[1:]), lin.weights, lin.bias)
+        return apply_activation(z, attrs.activation).reshape(x.shape[0], *lin.y.shape)
 
     def run_int(self, node: Node, graph: Graph, inputs: Sequence[Array | None], runtime: Runtime) -> Array:
         lin, attrs, x = LinearNode.of(node, graph), node.attrs, inputs[0]
@@ -93,3 +85,13 @@ class Conv2D(Semantics):
         lin = LinearNode.of(node, graph)
         dev = linear_deviation(lin.x.q.s, lin.w.q.scale, lin.y.q.s, runtime, dense=False, reach=Rounding.REACH)
         return Rounding.symmetric(dev)
+
+
+def correlate(window: Window, rows: Array, weights: Array, bias: Array | None) -> Array:
+    """``[N, P, Q, M]`` float products of ``rows [N, H, W, C]`` with ``weights [M, K, L, C]``, plus the bias."""
+    m = weights.shape[0]
+    w = weights.astype(rows.dtype).transpose(3, 1, 2, 0).reshape(-1, m)
+    z = np.empty((len(rows), *window.out, m), rows.dtype)
+    for part in chunks(len(rows), 8 * window.out[0] * window.out[1] * len(w)):
+        z[part] = (window.patches(rows[part], 0).reshape(-1, len(w)) @ w).reshape(-1, *window.out, m)
+    return z if bias is None else z + bias.astype(rows.dtype)

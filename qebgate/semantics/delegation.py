@@ -22,28 +22,34 @@ def owner(node: Node, graph: Graph, runtime: Runtime) -> Runtime:
 
 def delegated(node: Node, graph: Graph) -> bool:
     """Whether the XNNPACK delegate takes a node whose input or output is an integer code."""
-    x, y = graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]]
+    y = graph.tensors[node.outputs[0]]
     rule = _RULES.get(node.op)
-    return node.op not in _NEVER and (rule is None or rule(node, x, y))
+    return node.op not in _NEVER and (rule is None or rule(node, graph, y))
 
 
 _NEVER = frozenset({"AVERAGE_POOL_2D", "SOFTMAX", "RELU", "RELU6"})
 """Taken for float tensors only."""
 
 
-def _quantize(node: Node, x: Tensor, y: Tensor) -> bool:
+def _quantize(node: Node, graph: Graph, y: Tensor) -> bool:
     """From float always; between codes of one type while the ratio of scales fits the kernel's 16 bits."""
-    del node
+    x = graph.tensors[node.inputs[0]]
     if not x.dtype.is_code:
         return True
     return x.dtype is y.dtype and 2.0**-8 <= float(np.float32(x.q.s) / np.float32(y.q.s)) <= 2.0**7
 
 
-def _max_pool(node: Node, x: Tensor, y: Tensor) -> bool:
+def _max_pool(node: Node, graph: Graph, y: Tensor) -> bool:
     """Not where windows leave gaps between them."""
-    del x, y
+    del graph, y
     kernel, stride = node.attrs.kernel, node.attrs.how.stride  # type: ignore[attr-defined]
     return bool(kernel[0] >= stride[0] and kernel[1] >= stride[1])
 
 
-_RULES = {"QUANTIZE": _quantize, "MAX_POOL_2D": _max_pool}
+def _add(node: Node, graph: Graph, y: Tensor) -> bool:
+    """Only while both ratios of scales fit the kernel's multipliers."""
+    ratios = [np.float32(graph.tensors[i].q.s) / np.float32(y.q.s) for i in node.inputs]
+    return all(2.0**-10 <= float(r) < 2.0**8 for r in ratios)
+
+
+_RULES = {"ADD": _add, "QUANTIZE": _quantize, "MAX_POOL_2D": _max_pool}

@@ -57,15 +57,8 @@ class DepthwiseConv2D(Semantics):
         lin, attrs, x = LinearNode.of(node, graph), node.attrs, inputs[0]
         assert isinstance(attrs, DepthwiseConv2DAttrs)
         assert x is not None
-        window = self.window(node, graph)
-        rows = x.reshape(-1, *lin.x.shape[1:])
-        y = np.empty((len(rows), *lin.y.shape[1:]), x.dtype)
-        for part in chunks(len(rows), 16 * lin.y.size):
-            z = _accumulate(window.patches(rows[part], 0), lin.weights[0].astype(x.dtype))
-            if lin.bias is not None:
-                z = z + lin.bias.astype(x.dtype)
-            y[part] = apply_activation(z, attrs.activation)
-        return y.reshape(x.shape[0], *lin.y.shape)
+        z = correlate_depthwise(self.window(node, graph), x.reshape(-1, *lin.x.shape[1:]), lin.weights, lin.bias)
+        return apply_activation(z, attrs.activation).reshape(x.shape[0], *lin.y.shape)
 
     def run_int(self, node: Node, graph: Graph, inputs: Sequence[Array | None], runtime: Runtime) -> Array:
         lin, attrs, x = LinearNode.of(node, graph), node.attrs, inputs[0]
@@ -92,6 +85,14 @@ class DepthwiseConv2D(Semantics):
         lin = LinearNode.of(node, graph)
         dev = linear_deviation(lin.x.q.s, lin.w.q.scale, lin.y.q.s, runtime, dense=False, reach=Rounding.REACH)
         return Rounding.symmetric(dev)
+
+
+def correlate_depthwise(window: Window, rows: Array, weights: Array, bias: Array | None) -> Array:
+    """``[N, P, Q, C * M]`` float products of ``rows [N, H, W, C]`` with ``weights [1, K, L, C * M]``, plus the bias."""
+    z = np.empty((len(rows), *window.out, weights.shape[3]), rows.dtype)
+    for part in chunks(len(rows), 16 * z[:1].size):
+        z[part] = _accumulate(window.patches(rows[part], 0), weights[0].astype(rows.dtype))
+    return z if bias is None else z + bias.astype(rows.dtype)
 
 
 def _accumulate(patches: Array, w: Array) -> Array:

@@ -68,5 +68,6 @@ class LinearNode:
         if self.bias is not None:
             total += float(np.abs(self.bias.astype(np.float64)).max(initial=0.0))
         m = self.x.q.s * q.scale / self.y.q.s
+        require(bool((m < 256.0).all()), "a multiplier is 256 or more, which XNNPACK refuses", n, g, float(m.max()))
         left = float(2.0 ** np.maximum(np.frexp(m)[1], 0).max())
         require(total * left < 2.0**31, "the accumulator may overflow 32 bits", n, g, f"{total * left:.3g}")

@@ -63,10 +63,12 @@ def _from_float(x: Array, out: Tensor, runtime: Runtime) -> Array:
         return np.rint(inside).astype(np.int64) + out.q.z
     if float(np.abs(v).max(initial=0.0)) >= 2.0**30 * float(scale):
         raise DataError("QEB443", "an input is so large that the runtime's QUANTIZE overflows", found=f"{np.abs(v).max():g}")
-    q = round_half_away((v / scale).astype(np.float64)).reshape(len(v), -1)
-    if runtime is Runtime.BUILTIN:  # vectors of 8 multiply by the reciprocal, ties to even
-        whole = q.shape[1] // 8 * 8
-        q[:, :whole] = np.rint(v.reshape(len(v), -1)[:, :whole] * (np.float32(1.0) / scale))
+    if runtime is Runtime.REFERENCE:
+        return round_half_away((v / scale).astype(np.float64)).astype(np.int64) + out.q.z
+    # vectors of 8 multiply by the reciprocal, ties to even; the rest divides in double
+    q = round_half_away(v.astype(np.float64) / out.q.s).reshape(len(v), -1)
+    whole = q.shape[1] // 8 * 8
+    q[:, :whole] = np.rint(v.reshape(len(v), -1)[:, :whole] * (np.float32(1.0) / scale))
     return q.reshape(v.shape).astype(np.int64) + out.q.z
 
 

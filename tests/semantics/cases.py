@@ -122,7 +122,7 @@ def fully_connected(rng: Rng, batch: int = 24) -> Case:
     n, m = int(rng.integers(1, 120)), int(rng.integers(1, 70))
     b, s_in = Builder(), scale_of(rng)
     x = b.tensor((1, n), "int8", scale=s_in, zero_point=zero_of(rng))
-    w = np.maximum(codes(rng, (m, n)), -127)
+    w = codes(rng, (m, n))
     y = _add_linear(b, rng, "FULLY_CONNECTED", x, w, s_in, _typical(rng, w, 0), (1, m), 0)
     return Case("FULLY_CONNECTED", b.build([x], [y]), codes(rng, (batch, 1, n)))
 
@@ -132,7 +132,7 @@ def conv_2d(rng: Rng, batch: int = 6) -> Case:
     c, m = int(pick(rng, 1, 3, 8, rng.integers(1, 20))), int(pick(rng, 1, 8, rng.integers(1, 35)))
     b, s_in = Builder(), scale_of(rng)
     x = b.tensor((1, h, w_, c), "int8", scale=s_in, zero_point=zero_of(rng))
-    w = np.maximum(codes(rng, (m, *k, c)), -127)
+    w = codes(rng, (m, *k, c))
     p, q = output_shape(h, w_, k, s, d, same)
     y = _add_linear(
         b, rng, "CONV_2D", x, w, s_in, _typical(rng, w, 0), (1, p, q, m), 0,
@@ -151,7 +151,7 @@ def depthwise_conv_2d(rng: Rng, batch: int = 6) -> Case:
     c, mult = int(pick(rng, 1, 8, 16, rng.integers(1, 40))), int(pick(rng, 1, 1, 2, 3, 8))
     b, s_in = Builder(), scale_of(rng)
     x = b.tensor((1, h, w_, c), "int8", scale=s_in, zero_point=zero_of(rng))
-    w = np.maximum(codes(rng, (1, *k, c * mult)), -127)
+    w = codes(rng, (1, *k, c * mult))
     p, q = output_shape(h, w_, k, s, d, same)
     y = _add_linear(
         b, rng, "DEPTHWISE_CONV_2D", x, w, s_in, _typical(rng, w, 3), (1, p, q, c * mult), 3, depth_multiplier=mult,
@@ -247,7 +247,7 @@ def _zero(rng: Rng, dtype: str) -> int:
 
 def quantize(rng: Rng, batch: int = 4) -> Case:
     """Float to codes with exact and near ties and far outside; codes to codes, int8 and uint8."""
-    source, target = pick(rng, ("float32", "int8"), ("float32", "uint8"), ("int8", "int8"), ("uint8", "int8"), ("int8", "uint8"))
+    source, target = pick(rng, ("float32", "int8"), ("float32", "uint8"), ("int8", "int8"), ("uint8", "int8"), ("int8", "uint8"), ("uint8", "uint8"))
     n = int(pick(rng, 256, 1, 7, 15, 16, 17, 33, 257, rng.integers(1, 300)))
     b, so = Builder(), scale_of(rng)
     zo = _zero(rng, target)
@@ -259,7 +259,8 @@ def quantize(rng: Rng, batch: int = 4) -> Case:
         data = np.where(steps < 0, np.nextafter(data, np.float32(-np.inf)), np.where(steps > 0, np.nextafter(data, np.float32(np.inf)), data))
         data[:, :, :1] *= np.float32(pick(rng, 1.0, 1e4, 1e6))
     else:
-        si = pick(rng, so, so, float(np.float32(so * pick(rng, 0.5, 2.0, 0.25, 4.0, rng.uniform(0.02, 20.0)))))
+        si = so * pick(rng, 1.0, 0.5, 2.0, 0.25, 4.0, 2.0**-8, 2.0**7, 150.0, 0.003, *rng.uniform(0.02, 4.0, 6))
+        si = float(np.float32(si))
         zi = zo + (0 if source == target else 128 if source == "uint8" else -128) if rng.random() < 0.4 else _zero(rng, source)
         x = b.tensor((1, n), source, scale=si, zero_point=zi)
         data = codes(rng, (batch, 1, n), source)
