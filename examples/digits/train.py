@@ -54,8 +54,12 @@ def cnn():
     return keras.Sequential(
         [
             keras.layers.Input((8, 8, 1), name="image"),
-            keras.layers.Conv2D(8, 3, strides=2, padding="same", activation="relu", kernel_regularizer=decay, name="conv"),
-            keras.layers.DepthwiseConv2D(3, padding="same", activation="relu", depthwise_regularizer=decay, name="depthwise"),
+            keras.layers.Conv2D(
+                8, 3, strides=2, padding="same", activation="relu", kernel_regularizer=decay, name="conv"
+            ),
+            keras.layers.DepthwiseConv2D(
+                3, padding="same", activation="relu", depthwise_regularizer=decay, name="depthwise"
+            ),
             keras.layers.Conv2D(12, 1, activation="relu", kernel_regularizer=decay, name="pointwise"),
             keras.layers.AveragePooling2D(2, name="pool"),
             keras.layers.Flatten(name="flatten"),
@@ -163,7 +167,9 @@ def main():
         (out / "models" / f"{name}.tflite").write_bytes(content)
         print(f"{name:18} {len(content):6} bytes, accuracy {accuracy(content, inputs, y_test):.3f}")
     rows = slice(GOLDEN_ROWS)
-    np.savez_compressed(out / "data" / "golden.npz", x=x_test[rows], image=images_test[rows], y=y_test[rows].astype(np.int64))
+    np.savez_compressed(
+        out / "data" / "golden.npz", x=x_test[rows], image=images_test[rows], y=y_test[rows].astype(np.int64)
+    )
 
 
 if __name__ == "__main__":

@@ -138,7 +138,9 @@ def make(net: Net, seed: int) -> keras.Model:
         values = []
         for w in layer.get_weights():
             fan_in = max(1, int(np.prod(w.shape[:-1])))
-            values.append(rng.normal(0, net.bias if w.ndim == 1 else net.gain / np.sqrt(fan_in), w.shape).astype(np.float32))
+            values.append(
+                rng.normal(0, net.bias if w.ndim == 1 else net.gain / np.sqrt(fan_in), w.shape).astype(np.float32)
+            )
         layer.set_weights(values)
     return model
 
@@ -194,9 +196,20 @@ def main() -> None:
             quantized = f"{net.name}.{variant}.tflite"
             (HERE / quantized).write_bytes(content)
             about = describe(content)
-            pairs.append({"name": f"{net.name}-{variant}", "float": name, "quantized": quantized, "variant": variant, "span": net.span, **about})
+            pairs.append(
+                {
+                    "name": f"{net.name}-{variant}",
+                    "float": name,
+                    "quantized": quantized,
+                    "variant": variant,
+                    "span": net.span,
+                    **about,
+                }
+            )
             print(f"{quantized:32} {len(content):5} {' '.join(about['operators'])}")
-    (HERE / "manifest.json").write_text(json.dumps({"made_by": "make.py", "tensorflow": tf.__version__, "pairs": pairs}, indent=1) + "\n")
+    (HERE / "manifest.json").write_text(
+        json.dumps({"made_by": "make.py", "tensorflow": tf.__version__, "pairs": pairs}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":
