@@ -127,10 +127,10 @@ def accuracy(model, x, y):
     net.allocate_tensors()
     i, o = net.get_input_details()[0], net.get_output_details()[0]
     right = 0
+    if i["dtype"] is not np.float32:
+        scale, zero = i["quantization"]
+        x = np.clip(np.rint(x / scale + zero), -128, 127).astype(i["dtype"])
     for row, label in zip(x, y, strict=True):
-        if i["dtype"] is not np.float32:
-            scale, zero = i["quantization"]
-            row = np.clip(np.rint(row / scale + zero), -128, 127).astype(i["dtype"])
         net.set_tensor(i["index"], row[None])
         net.invoke()
         right += int(net.get_tensor(o["index"]).argmax() == label)

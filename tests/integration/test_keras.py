@@ -38,8 +38,14 @@ try:
     raised = None
 except QuantizationGateError as e:
     raised = str(e)
-print(json.dumps({"logs": {k: seen.get(k) for k in names}, "history": {k: history.get(k) for k in names}, "losses": len(history["loss"]),
-                  "result": [gate.result.verdict, gate.result.proven, gate.result.witnessed], "strict": strict.result.verdict, "raised": raised}))
+print(json.dumps({
+    "logs": {k: seen.get(k) for k in names},
+    "history": {k: history.get(k) for k in names},
+    "losses": len(history["loss"]),
+    "result": [gate.result.verdict, gate.result.proven, gate.result.witnessed],
+    "strict": strict.result.verdict,
+    "raised": raised,
+}))
 """
 
 

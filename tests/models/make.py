@@ -3,8 +3,9 @@
     python tests/models/make.py                  # needs the [tensorflow] extra
 
 Random weights, the real TFLite converter.  No convolution of height 2 with padding SAME on 2x1
-images: there the calibration of TensorFlow 2.21 is not reproducible (ranges up to 1e28 were seen).  Every network has a float .tflite and one or more
-quantized ones; ``manifest.json`` lists them.  The files are committed, so tests need no TensorFlow.
+images: there the calibration of TensorFlow 2.21 is not reproducible (ranges up to 1e28 were
+seen).  Every network has a float .tflite and one or more quantized ones; ``manifest.json`` lists them.
+The files are committed, so tests need no TensorFlow.
 """
 
 import json
