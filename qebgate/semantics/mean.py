@@ -135,6 +135,6 @@ def _builtin_spatial(total: I64, n: int, x: Tensor, y: Tensor) -> I64:
 
 def _xnnpack(total: I64, n: int, x: Tensor, y: Tensor) -> I64:
     """The raw sum in float32, the input's zero point as a float32 bias."""
-    scale = np.float32(x.q.s) / np.float32(y.q.s) / np.float32(n)
+    scale = np.float32(x.q.s) / np.float32(y.q.s) * (np.float32(1.0) / np.float32(n))
     bias = np.float32(y.q.z) - np.float32(x.q.z) * np.float32(n) * scale
     return np.rint(total.astype(np.float32) * scale + bias).astype(np.int64)

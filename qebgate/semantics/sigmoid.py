@@ -10,7 +10,7 @@ import numpy as np
 from qebgate.ir.graph import Graph, Node
 from qebgate.ir.tensor import Array, Tensor
 from qebgate.numerics.fixed_point import round_half_away
-from qebgate.numerics.rounding import F64
+from qebgate.numerics.libm import F32, expf, tanhf
 from qebgate.runtimes.profiles import Runtime
 from qebgate.semantics.base import Rounding, Semantics, require
 from qebgate.semantics.delegation import owner
@@ -46,12 +46,19 @@ class Table(Semantics):
         assert codes is not None
         return look_up(self.table(x, y, owner(node, graph, runtime)), codes, x)
 
+    @abstractmethod
+    def single(self, x: F32, runtime: Runtime) -> F32:
+        """The function as the runtime's kernel computes it in float32."""
+
     def table(self, x: Tensor, y: Tensor, runtime: Runtime) -> Array:
-        """Output codes of all input codes, ascending."""
+        """Output codes of all input codes, ascending: made once by the kernels with the C library's functions."""
         real = (codes_table(x) - x.q.z).astype(np.float32) * np.float32(x.q.s)
-        scaled: F64 = self.function(real.astype(np.float64)) / y.q.s
-        q = np.rint(scaled) if runtime is Runtime.XNNPACK else round_half_away(scaled)
-        return np.clip(q + y.q.z, *y.dtype.code_range).astype(np.int32)
+        scaled = self.single(real, runtime) * np.float32(1.0 / y.q.s)  # 128 or 256: exact
+        if runtime is Runtime.XNNPACK:
+            q = np.rint(scaled + np.float32(y.q.z))
+        else:
+            q = round_half_away(scaled.astype(np.float64)) + y.q.z
+        return np.clip(q, *y.dtype.code_range).astype(np.int32)
 
     def rounding(self, node: Node, graph: Graph, runtime: Runtime) -> Rounding:
         """0.5, and a few float32 roundings of a value of at most 256 quanta."""
@@ -69,6 +76,13 @@ class Logistic(Table):
         e = np.exp(-np.abs(x))
         return np.where(x >= 0, one, e) / (one + e)
 
+    def single(self, x: F32, runtime: Runtime) -> F32:
+        one = np.float32(1.0)
+        if runtime is not Runtime.XNNPACK:
+            return one / (one + expf(-x))
+        y = one / (one + expf(np.abs(x)))
+        return np.where(x > 0, one - y, y)
+
 
 class Tanh(Table):
     name = "TANH"
@@ -77,3 +91,7 @@ class Tanh(Table):
 
     def function(self, x: Array) -> Array:
         return np.tanh(x)
+
+    def single(self, x: F32, runtime: Runtime) -> F32:
+        del runtime
+        return tanhf(x)

@@ -17,6 +17,7 @@ from qebgate.ir.graph import Graph, Node
 from qebgate.ir.tensor import Array, Tensor
 from qebgate.numerics.fixed_point import I64, Multiplier, divide_by_pot, multiply_double_rounding
 from qebgate.numerics.gemmlowp import exp_on_negative, reciprocal
+from qebgate.numerics.libm import expf
 from qebgate.runtimes.profiles import Runtime
 from qebgate.semantics.base import INT8, Options, Rounding, Semantics, require
 from qebgate.semantics.elementwise import check_codes
@@ -111,7 +112,7 @@ def _reference(codes: Array, x: Tensor, beta: float) -> Array:
 def _builtin(codes: Array, x: Tensor, beta: float) -> Array:
     """A table of float32 exponentials, summed one by one in float32."""
     scale = np.float32(-np.float32(x.q.s) * np.float32(beta))
-    table = np.exp((scale * np.arange(256).astype(np.float32)).astype(np.float64)).astype(np.float32)
+    table = expf(scale * np.arange(256).astype(np.float32))
     e = table[codes.max(axis=-1, keepdims=True) - codes]
     total = np.add.accumulate(e, axis=-1, dtype=np.float32)[..., -1:]
     inverse = np.float32(1.0) / (total * np.float32(1.0 / 256.0))

@@ -51,9 +51,14 @@ def codes(rng: Rng, shape: tuple[int, ...], dtype: str = "int8") -> np.ndarray:
     return rng.integers(info.min, info.max + 1, shape).astype(dtype)
 
 
-def out_scale(rng: Rng, real_range: float) -> float:
-    """An output scale that saturates, fits, or makes the multiplier exceed 1; often a power of two."""
+def out_scale(rng: Rng, real_range: float, unit: float) -> float:
+    """An output scale that saturates, fits, or makes the multiplier exceed 1.
+
+    Often a power of two, or a multiple of ``unit`` (the accumulator's quantum): both give exact ties.
+    """
     s = max(real_range, 1e-6) / pick(rng, 40.0, 250.0, 250.0, 2000.0, 20000.0)
+    if rng.random() < 0.3:
+        return float(np.float32(max(1.0, np.round(s / unit)) * unit * pick(rng, 1.0, 1.0, 0.1, 0.6)))
     return float(np.float32(2.0 ** np.round(np.log2(s)) if rng.random() < 0.4 else s))
 
 
@@ -85,7 +90,7 @@ def _linear_scales(rng: Rng, acc: np.ndarray, s_in: float, channels: int) -> tup
     if per_channel:
         s_w = (base * (2.0 ** rng.integers(-3, 4, channels) if rng.random() < 0.4 else rng.uniform(0.1, 3.0, channels))).astype(np.float32)
     spread = float(np.abs(acc).max()) * s_in * float(s_w.max())
-    return s_w, out_scale(rng, spread)
+    return s_w, out_scale(rng, spread, s_in * float(s_w.min()))
 
 
 def _bias(rng: Rng, channels: int, reach: int) -> np.ndarray | None:
@@ -189,7 +194,7 @@ def mean(rng: Rng, batch: int = 40) -> Case:
     y_shape = tuple(1 if a in reduced else n for a, n in enumerate(shape) if keep or a not in reduced)
     s, z = scale_of(rng), zero_of(rng)
     same = rng.random() < 0.4
-    so, zo = (s, z) if same else (float(np.float32(s * pick(rng, 0.5, 0.25, 2.0, rng.uniform(0.1, 4.0)))), zero_of(rng))
+    so, zo = (s, z) if same else (float(np.float32(s * pick(rng, 0.5, 0.25, 2.0, 0.8, 0.6, 1 / 3, 1.6, *rng.uniform(0.1, 4.0, 3)))), zero_of(rng))
     b = Builder()
     x = b.tensor(shape, "int8", scale=s, zero_point=z)
     a = b.tensor((len(axes),), "int32", data=list(axes))
@@ -203,7 +208,7 @@ def add(rng: Rng, batch: int = 10) -> Case:
     b = Builder()
     s1 = scale_of(rng)
     s2 = float(np.float32(s1 * pick(rng, 1.0, 0.5, 2.0**-6, rng.uniform(0.01, 50.0))))
-    so = out_scale(rng, 128 * (s1 + s2))
+    so = out_scale(rng, 128 * (s1 + s2), min(s1, s2))
     x = b.tensor(shape, "int8", scale=s1, zero_point=zero_of(rng))
     y = b.tensor(shape, "int8", scale=so, zero_point=zero_of(rng))
     kind = rng.integers(4)
@@ -259,7 +264,7 @@ def quantize(rng: Rng, batch: int = 4) -> Case:
         data = np.where(steps < 0, np.nextafter(data, np.float32(-np.inf)), np.where(steps > 0, np.nextafter(data, np.float32(np.inf)), data))
         data[:, :, :1] *= np.float32(pick(rng, 1.0, 1e4, 1e6))
     else:
-        si = so * pick(rng, 1.0, 0.5, 2.0, 0.25, 4.0, 2.0**-8, 2.0**7, 150.0, 0.003, *rng.uniform(0.02, 4.0, 6))
+        si = so * pick(rng, 1.0, 0.5, 2.0, 0.25, 4.0, 2.0**-8, 2.0**7, 150.0, 0.003, 0.8, 1.6, 1 / 3, *rng.uniform(0.02, 4.0, 6))
         si = float(np.float32(si))
         zi = zo + (0 if source == target else 128 if source == "uint8" else -128) if rng.random() < 0.4 else _zero(rng, source)
         x = b.tensor((1, n), source, scale=si, zero_point=zi)
@@ -295,7 +300,7 @@ def _unary(op: str, fixed: tuple[float, int] | None) -> Callable[[Rng], Case]:
         b, s, z = Builder(), scale_of(rng), zero_of(rng)
         n = int(pick(rng, 256, rng.integers(1, 300)))
         if fixed is None:
-            so, zo = (s, z) if rng.random() < 0.4 else (float(np.float32(s * pick(rng, 0.5, 2.0, rng.uniform(0.02, 20.0)))), zero_of(rng))
+            so, zo = (s, z) if rng.random() < 0.4 else (float(np.float32(s * pick(rng, 0.5, 2.0, 0.8, 1.2, *rng.uniform(0.02, 20.0, 2)))), zero_of(rng))
         else:
             so, zo = fixed
             s = float(np.float32(s * 2.0 ** rng.uniform(-2, 2)))
