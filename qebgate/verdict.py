@@ -184,11 +184,11 @@ def check_verdict(tasks: Sequence[TaskVerdict]) -> CheckVerdict:
         raise NothingCheckedError("QEB501", "a check has no task", fix="check the region's data, `limit` and `sample`")
     verdicts = {t.verdict for t in tasks}
     verdict: Verdict = "fail" if "fail" in verdicts else "unknown" if "unknown" in verdicts else "pass"
-    reasons = [t.reason for t in tasks if t.verdict == verdict and t.reason is not None]
+    reasons: list[VerdictReason] = [t.reason for t in tasks if t.verdict == verdict and t.reason is not None]
     reason: VerdictReason | None = min(reasons, key=SEVERITY.index, default=None)
     seen = [t.witnessed for t in tasks if t.witnessed is not None]
     proven = [t.proven for t in tasks]
-    classes = [t.evidence for t in tasks if t.evidence is not None]
+    classes: list[EvidenceClass] = [t.evidence for t in tasks if t.evidence is not None]
     weakest: EvidenceClass | None = max(classes, key=TRUST.index, default=None)
     return CheckVerdict(
         verdict,

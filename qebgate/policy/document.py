@@ -83,7 +83,9 @@ def read_document(data: bytes, name: str) -> Document:
         error: Any = e
         mark: Any = error.problem_mark or error.context_mark
         where = name if mark is None else doc.at(mark.line + 1, mark.column + 1)
-        raise PolicyError("QEB204", "the policy is not valid YAML", where=where, found=_one_line(error.problem)) from None
+        raise PolicyError(
+            "QEB204", "the policy is not valid YAML", where=where, found=_one_line(error.problem)
+        ) from None
     except (YAMLError, ValueError) as e:
         raise PolicyError("QEB204", "the policy is not valid YAML", where=name, found=_one_line(e)) from None
     return doc

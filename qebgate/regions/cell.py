@@ -85,7 +85,9 @@ class InputCodec:
             if n.op == "QUANTIZE" and out.dtype.is_code:
                 return cls(out.q.s, out.q.z, out.dtype, in_model=True)
         raise DataError(
-            "QEB453", "the quantized model's input is neither an integer nor quantized at once", where=quantized.source.label
+            "QEB453",
+            "the quantized model's input is neither an integer nor quantized at once",
+            where=quantized.source.label,
         )
 
     def grid(self, codes: Array) -> NDArray[np.float32]:

@@ -6,7 +6,8 @@ Definitions (all in exact arithmetic, no tolerance):
 - *grid* domain: codes of the quantized input; the row is quantized first, then the radius counts codes.
   A row exactly between two codes may become either (applications break ties differently), so the
   region holds the balls around both.
-- ``clip`` bounds raw values, its ends rounded to float32; ``preprocess`` maps raw values to the model's input, rounded outwards.
+- ``clip`` bounds raw values, its ends rounded to float32; ``preprocess`` maps raw values to the
+  model's input, rounded outwards.
 """
 
 from __future__ import annotations
@@ -65,8 +66,9 @@ def expand(
     indices: Sequence[int] = (),
     preprocess: Preprocess = IDENTITY,
 ) -> list[Instance]:
-    """Cells of a region, one per row of ``rows [N, *shape]`` (a box: one).  ``indices`` number the rows in the data file.
+    """Cells of a region, one per row of ``rows [N, *shape]`` (a box: one).
 
+    ``indices`` number the rows in the data file.
     Raises PolicyError for a region that does not fit the model and DataError for a row that is not
     finite, out of the codes' range, or whose region is empty.
     """
@@ -175,7 +177,8 @@ def _box(region: Region, codec: InputCodec, shape: tuple[int, ...], pre: Preproc
                 found=f"{len(v)} numbers for an input of shape {list(shape)} ({size} elements)",
                 fix=f"give one number, or {size}",
             )
-        sides.append(np.full(size, v, np.float64).reshape(shape))
+        side: F64 = np.full(size, v, np.float64)
+        sides.append(side.reshape(shape))
     lower, upper = ceil32(sides[0]), floor32(sides[1])
     if region.clip is not None:
         lower, upper = np.maximum(lower, _f32(region.clip[0])), np.minimum(upper, _f32(region.clip[1]))
@@ -236,7 +239,10 @@ def _clip(region: Region, pre: Preprocess) -> tuple[F64, F64]:
 
 
 def _f32(x: float) -> F64:
-    """The float32 nearest to a number: what an application that clips to it holds (a row of 0.1 is inside a clip at 0.1)."""
+    """The float32 nearest to a number: what an application that clips to it holds.
+
+    So a row of 0.1 is inside a clip at 0.1.
+    """
     with np.errstate(over="ignore"):
         return np.asarray(np.float32(x), np.float64)
 
@@ -256,8 +262,9 @@ def _codes_between(table: F64, base: int, lower: F64, upper: F64) -> tuple[NDArr
 
 
 def _excess(lower: F64, upper: F64, codec: InputCodec) -> float:
-    """How far a box reaches beyond the grid; 0 within the half quantum (truncation: the quantum) that rounding moves anyway.
+    """How far a box reaches beyond the grid.
 
+    0 within the half quantum (truncation: the quantum) by which rounding moves inputs anyway.
     The thousandth forgives the rounding of the scale itself to float32.
     """
     slack = (1.0 if codec.mode == "truncate" else 0.501) * codec.scale

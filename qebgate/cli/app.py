@@ -1,0 +1,136 @@
+"""The commands and their options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="qebgate",
+    help="Proves that a quantized network stays within a bound of its float reference.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 pass, 1 fail, 2 usage or policy, 3 unknown, 4 model or data, 5 nothing checked, 70 bug, "
+    "130 interrupted.",
+)
+
+Formats = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--format", metavar="F[=PATH]", help="rich (default), json or markdown; to a file with =PATH. Repeatable."
+    ),
+]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="Processes to use.")]
+ExitZero = Annotated[bool, typer.Option("--exit-zero", help="Exit 0 when checks fail or stay unknown (not on errors).")]
+Output = Annotated[Path, typer.Option("--output", metavar="DIR", help="Where counterexamples are written.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        from qebgate._version import __version__
+
+        typer.echo(f"qebgate {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print tracebacks (also after a command).")] = False,
+) -> None:
+    """Proves that a quantized network stays within a bound of its float reference."""
+    del version, debug
+
+
+@app.command()
+def check(
+    policy: Annotated[Path | None, typer.Argument(help="Policy file [default: the nearest qebgate.yaml]")] = None,
+    checks: Annotated[
+        list[str] | None, typer.Option("--check", metavar="ID", help="Only this check. Repeatable.")
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="models.NAME.KEY=VALUE", help="Override a model's path or runtime. Repeatable."),
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option("--root", metavar="DIR", help="What the policy's paths are relative to.")
+    ] = None,
+    formats: Formats = None,
+    jobs: Jobs = 1,
+    exit_zero: ExitZero = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what would run.")] = False,
+    output: Output = Path(".qebgate"),
+) -> int:
+    """Run the gate: every check of a policy."""
+    from qebgate.cli import commands
+
+    args = commands.CheckArgs(policy, checks or [], sets or [], root, formats or [], jobs, exit_zero, output)
+    return commands.plan(args) if plan else commands.check(args)
+
+
+@app.command()
+def compare(
+    float_model: Annotated[Path, typer.Argument(metavar="FLOAT", help="The float reference (.tflite).")],
+    quantized_model: Annotated[Path, typer.Argument(metavar="QUANTIZED", help="The quantized model (.tflite).")],
+    data: Annotated[Path, typer.Option("--data", help="Inputs, one per row (.npz or .npy).")],
+    array: Annotated[str | None, typer.Option("--array", help="The array of an .npz file.")] = None,
+    values: Annotated[str | None, typer.Option("--values", help="What the data holds: real or codes.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N rows.")] = None,
+    radius: Annotated[
+        str | None, typer.Option("--radius", help="Ball around each row: 0.02, or 2lsb. Without it: the rows.")
+    ] = None,
+    domain: Annotated[
+        str | None, typer.Option("--domain", help="real or grid [default: grid for a radius in lsb, else real]")
+    ] = None,
+    input_quantization: Annotated[
+        str | None, typer.Option("--input-quantization", help="How the application quantizes: nearest or truncate.")
+    ] = None,
+    runtime: Annotated[
+        list[str] | None, typer.Option("--runtime", help="[default: litert-xnnpack] Repeatable.")
+    ] = None,
+    max_abs: Annotated[float | None, typer.Option("--max-abs", help="Limit on the gap, in real units.")] = None,
+    max_lsb: Annotated[float | None, typer.Option("--max-lsb", help="Limit on the gap, in output quanta.")] = None,
+    tensor: Annotated[str, typer.Option("--tensor", help="output or logits.")] = "output",
+    require: Annotated[str, typer.Option("--require", help="proof, proof_or_solver or tested.")] = "proof",
+    effort: Annotated[str, typer.Option("--effort", help="quick, standard or deep.")] = "standard",
+    formats: Formats = None,
+    jobs: Jobs = 1,
+    exit_zero: ExitZero = False,
+    output: Output = Path(".qebgate"),
+) -> int:
+    """Ask one question without a policy file."""
+    from qebgate.cli import commands
+
+    question = commands.Question(
+        float_model, quantized_model, data, array, values, limit, radius, domain,
+        input_quantization, runtime or [], max_abs, max_lsb, tensor, require, effort,
+    )  # fmt: skip
+    return commands.compare(question, formats or [], jobs, exit_zero, output)
+
+
+@app.command()
+def inspect(
+    models: Annotated[
+        list[Path], typer.Argument(metavar="MODEL [MODEL]", help="A model; or a float model and its quantized one.")
+    ],
+) -> int:
+    """Show operators, shapes, scales and coverage; of two models also how they align."""
+    from qebgate.cli import commands
+
+    return commands.inspect(models)
+
+
+@app.command()
+def schema(
+    result: Annotated[bool, typer.Option("--result", help="The schema of result files instead.")] = False,
+) -> int:
+    """Print the JSON schema of policy files."""
+    from qebgate.cli import commands
+
+    return commands.schema(result=result)

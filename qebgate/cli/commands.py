@@ -1,0 +1,294 @@
+"""What the commands do: read, call, print."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from qebgate.errors import PRECEDENCE, ExitCode, PolicyError, printable
+from qebgate.policy import PolicyFile, find_policy, load_policy, parse_policy
+from qebgate.policy.load import did_you_mean
+from qebgate.result import Report
+
+FORMATS = ("rich", "json", "markdown")
+LATER = ("github", "sarif", "junit", "html")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckArgs:
+    """Arguments of ``check``."""
+
+    policy: Path | None
+    checks: list[str]
+    sets: list[str]
+    root: Path | None
+    formats: list[str]
+    jobs: int
+    exit_zero: bool
+    output: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Arguments of ``compare``."""
+
+    float_model: Path
+    quantized_model: Path
+    data: Path
+    array: str | None
+    values: str | None
+    limit: int | None
+    radius: str | None
+    domain: str | None
+    input_quantization: str | None
+    runtimes: list[str]
+    max_abs: float | None
+    max_lsb: float | None
+    tensor: str
+    require: str
+    effort: str
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A report to write; to the standard output without a path."""
+
+    name: str
+    path: Path | None
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that leaves names alone, and does not squeeze tables into 80 columns of a log."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else 160
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
+
+
+def check(args: CheckArgs) -> int:
+    """``qebgate check``."""
+    formats = parse_formats(args.formats)
+    source = _load(args)
+    return _run(source, tuple(args.checks), _command(args), formats, args.jobs, args.output, exit_zero=args.exit_zero)
+
+
+def compare(q: Question, formats: Sequence[str], jobs: int, exit_zero: bool, output: Path) -> int:
+    """``qebgate compare``."""
+    wanted = parse_formats(formats)
+    source = parse_policy(question_policy(q), "the command line", Path())
+    command = ("qebgate", *_repeatable(sys.argv[1:]))
+    return _run(source, (), command, wanted, jobs, output, exit_zero=exit_zero)
+
+
+def plan(args: CheckArgs) -> int:
+    """``qebgate check --plan``."""
+    from qebgate.plan import make_plan
+    from qebgate.report.plan import render_plan
+    from qebgate.report.terminal import render_error
+
+    made = make_plan(_load(args), args.checks)
+    render_plan(made, console())
+    for e in made.errors:
+        render_error(e.error, console(stderr=True))
+    return int(min((e.error.exit_code for e in made.errors), key=PRECEDENCE.index, default=ExitCode.PASS))
+
+
+def inspect(models: Sequence[Path]) -> int:
+    """``qebgate inspect``."""
+    from qebgate.adapters import load_model
+    from qebgate.report.inspect import render_graph, render_pair
+
+    if len(models) > 2:
+        raise PolicyError("QEB222", "inspect takes one model or two", found=f"{len(models)} models")
+    out = console()
+    graphs = [load_model(m) for m in models]
+    for g in graphs:
+        render_graph(g, out)
+    if len(graphs) == 2:
+        from qebgate.ir.align import align
+
+        render_pair(align(graphs[0], graphs[1]), out)
+    return 0
+
+
+def schema(*, result: bool) -> int:
+    """``qebgate schema``."""
+    from qebgate.policy.schema import policy_schema
+    from qebgate.report.json import RESULT_SCHEMA
+
+    sys.stdout.write(json.dumps(RESULT_SCHEMA if result else policy_schema(), indent=2) + "\n")
+    return 0
+
+
+def parse_formats(texts: Sequence[str]) -> list[Format]:
+    """``F`` or ``F=PATH`` each; PolicyError for unknown ones and for two on the standard output."""
+    out: list[Format] = []
+    for text in texts:
+        name, eq, path = text.partition("=")
+        if name in LATER:
+            raise PolicyError(
+                "QEB216",
+                f"format {name} is not supported in this version",
+                where=f"--format {text}",
+                fix=", ".join(FORMATS),
+            )
+        if name not in FORMATS:
+            raise PolicyError(
+                "QEB220",
+                f"there is no format {printable(name)!r}",
+                where=f"--format {printable(text)}",
+                fix=did_you_mean(name, FORMATS),
+            )
+        if eq and not path:
+            raise PolicyError("QEB220", "--format has an empty path", where=f"--format {printable(text)}")
+        out.append(Format(name, Path(path) if eq else None))
+    printed = [f.name for f in out if f.path is None]
+    if len(printed) > 1:
+        raise PolicyError(
+            "QEB220",
+            "only one format can go to the standard output",
+            found=", ".join(printed),
+            fix="give the others a =PATH",
+        )
+    return out if printed else [Format("rich", None), *out]
+
+
+def question_policy(q: Question) -> dict[str, Any]:
+    """A policy with one check, as data."""
+    limits = [("max_abs", q.max_abs), ("max_lsb", q.max_lsb)]
+    given = [(k, v) for k, v in limits if v is not None]
+    if len(given) != 1:
+        raise PolicyError("QEB221", "give one limit: --max-abs or --max-lsb", where="the command line")
+    kind, limit = given[0]
+    region: dict[str, Any] = {"kind": "points", "data": str(q.data)}
+    optional = {"array": q.array, "values": q.values, "limit": q.limit}
+    region |= {k: v for k, v in optional.items() if v is not None}
+    if q.radius is not None:
+        m = re.fullmatch(r"([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?) ?(lsb)?", q.radius)
+        if m is None:
+            raise PolicyError(
+                "QEB221",
+                "the radius is not a number",
+                where=f"--radius {printable(q.radius)}",
+                fix="a number in real units such as 0.02, or in quanta of the input such as 2lsb",
+            )
+        region |= {"kind": "ball", "radius": float(m[1]), "unit": "lsb" if m[2] else "real"}
+    region["domain"] = q.domain or ("grid" if region.get("unit") == "lsb" else "real")
+    model: dict[str, Any] = {"float": str(q.float_model), "quantized": str(q.quantized_model)}
+    if q.runtimes:
+        model["runtime"] = list(q.runtimes)
+    if q.input_quantization is not None:
+        model["input_quantization"] = q.input_quantization
+    prop = {"kind": kind, "limit": limit, "tensor": q.tensor}
+    ask = {
+        "id": "compare",
+        "model": "pair",
+        "region": "data",
+        "property": prop,
+        "require": q.require,
+        "effort": q.effort,
+    }
+    return {"version": 1, "models": {"pair": model}, "regions": {"data": region}, "checks": [ask]}
+
+
+def _load(args: CheckArgs) -> PolicyFile:
+    path = args.policy if args.policy is not None else find_policy(Path.cwd())
+    if args.root is not None and not args.root.is_dir():
+        raise PolicyError("QEB223", "--root is not a folder", where=f"--root {printable(args.root)}")
+    if args.policy is None and path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    return load_policy(path, root=args.root, sets=args.sets)
+
+
+def _command(args: CheckArgs) -> tuple[str, ...]:
+    words = ["qebgate", "check"]
+    if args.policy is not None:
+        words.append(str(args.policy))
+    for s in args.sets:
+        words += ["--set", s]
+    if args.root is not None:
+        words += ["--root", str(args.root)]
+    return tuple(words)
+
+
+def _repeatable(words: Sequence[str]) -> list[str]:
+    """A command line without options that say where reports go."""
+    out: list[str] = []
+    skip = False
+    for w in words:
+        if skip:
+            skip = False
+        elif w in ("--format", "--output"):
+            skip = True
+        elif not w.startswith(("--format=", "--output=")) and w not in ("--exit-zero", "--debug"):
+            out.append(w)
+    return out
+
+
+def _run(
+    source: PolicyFile,
+    only: tuple[str, ...],
+    command: tuple[str, ...],
+    formats: Sequence[Format],
+    jobs: int,
+    output: Path,
+    *,
+    exit_zero: bool,
+) -> int:
+    from qebgate.cli.progress import watching
+    from qebgate.gate import Options
+    from qebgate.gate import check as run_gate
+    from qebgate.report.witness import save_witnesses
+
+    err = console(stderr=True)
+    with watching(err) as observer:
+        report = run_gate(source, Options(only, jobs, command, observer))
+    report, warnings = save_witnesses(report, output / "witnesses")
+    for w in warnings:
+        err.print(f"warning: {w}", soft_wrap=True)
+    for f in formats:
+        _write(report, f)
+    code = report.exit_code
+    return 0 if exit_zero and code in (ExitCode.FAIL, ExitCode.UNKNOWN) else int(code)
+
+
+def _write(report: Report, f: Format) -> None:
+    from qebgate.report.json import render_json
+    from qebgate.report.markdown import render_markdown
+    from qebgate.report.terminal import render_terminal
+
+    if f.name == "rich":
+        if f.path is None:
+            render_terminal(report, console())
+            return
+        plain = Console(highlight=False, markup=False, emoji=False, width=160, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
+        render_terminal(report, plain)
+        text = plain.export_text()
+    else:
+        text = render_json(report) if f.name == "json" else render_markdown(report)
+    if f.path is None:
+        sys.stdout.write(text)
+        return
+    _save(f.path, text.encode())
+
+
+def _save(path: Path, data: bytes) -> None:
+    from qebgate.report.witness import write_file
+
+    try:
+        special = path.exists() and not stat.S_ISREG(path.stat().st_mode)
+        if special or str(path) == os.environ.get("GITHUB_STEP_SUMMARY"):  # a summary that other steps share
+            with path.open("ab") as f:
+                f.write(data)
+        else:
+            write_file(path, data)
+    except OSError as e:
+        raise PolicyError("QEB224", "a report cannot be written", where=printable(path), found=e.strerror) from None

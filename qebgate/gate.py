@@ -1,0 +1,253 @@
+"""The gate: run a policy's checks and collect their verdicts.  The one use case."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from typing import Protocol, cast
+
+import numpy as np
+
+from qebgate._version import __version__
+from qebgate.errors import DataError, ModelError, PolicyError, QebgateError
+from qebgate.plan import Job, Plan, PlannedCheck, make_plan
+from qebgate.policy import PolicyFile
+from qebgate.result import CheckError, CheckResult, Report, TaskResult, WitnessResult
+from qebgate.semantics.execute import run_float
+from qebgate.task import FloatSemantics, Task
+from qebgate.verdict import NothingCheckedError, TaskVerdict, check_verdict, judge
+
+CODED = (PolicyError, ModelError, DataError)
+"""Errors of one check that leave the others' verdicts valid; everything else stops the run."""
+
+
+class Observer(Protocol):
+    """Hears how a run goes on."""
+
+    def planned(self, plan: Plan) -> None: ...
+    def working(self, what: str, done: int, total: int | None) -> None: ...
+    def finished(self, result: TaskResult) -> None: ...
+
+
+class Silent:
+    """An observer that does nothing."""
+
+    def planned(self, plan: Plan) -> None:
+        """Ignore it."""
+
+    def working(self, what: str, done: int, total: int | None) -> None:
+        """Ignore it."""
+
+    def finished(self, result: TaskResult) -> None:
+        """Ignore it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to run: ``only`` these checks (all where empty), in ``jobs`` processes.  ``command`` repeats the run."""
+
+    only: tuple[str, ...] = ()
+    jobs: int = 1
+    command: tuple[str, ...] = ("qebgate", "check")
+    observer: Observer = field(default_factory=Silent)
+
+
+def check(source: PolicyFile, options: Options | None = None) -> Report:
+    """Run the checks of a policy.
+
+    A model, data or policy error of one check becomes part of the report; bugs, and runtimes that fail,
+    are raised.  An interruption (Ctrl-C) ends the run and reports what is known so far.  Raises
+    PolicyError for an unknown check and NothingCheckedError where nothing was to be checked.
+    """
+    options = options or Options()
+    if options.jobs < 1:
+        raise PolicyError("QEB219", "the number of jobs must be positive", found=str(options.jobs))
+    start = time.monotonic()
+    deadline = start + source.policy.guard.total_seconds
+    done: dict[int, TaskResult] = {}
+    errors: list[CheckError] = []
+    interrupted = False
+    plan = Plan((), ())
+    try:
+        plan = make_plan(source, options.only)
+        errors += plan.errors
+        options.observer.planned(plan)
+        jobs = [j for c in plan.checks for j in c.jobs]
+        run = _in_process if options.jobs == 1 or len(jobs) < 2 else _in_pool
+        for number, outcome in run(jobs, deadline, options):
+            if isinstance(outcome, TaskResult):
+                done[number] = outcome
+                options.observer.finished(outcome)
+            else:
+                errors.append(CheckError(jobs[number].check, outcome))
+    except KeyboardInterrupt:
+        interrupted = True
+    failed = {e.check for e in errors}
+    checks: list[CheckResult] = []
+    number = 0
+    for planned in plan.checks:
+        numbers = range(number, number + len(planned.jobs))
+        number += len(planned.jobs)
+        results = [done[n] for n in numbers if n in done]
+        if planned.spec.id not in failed and (results or not interrupted):
+            checks.append(_check_result(source, planned, results))
+    return Report(
+        version=__version__,
+        policy=None if source.path is None else str(source.path),
+        policy_sha256=source.sha256,
+        checks=tuple(checks),
+        errors=tuple(errors),
+        command=options.command,
+        seconds=time.monotonic() - start,
+        interrupted=interrupted,
+    )
+
+
+def _check_result(source: PolicyFile, planned: PlannedCheck, results: Sequence[TaskResult]) -> CheckResult:
+    spec, pair = planned.spec, planned.pair
+    v = check_verdict(
+        [
+            TaskVerdict(r.verdict, r.reason, r.witnessed, r.proven, r.lower, r.upper, r.evidence, r.engine, None)
+            for r in results
+        ]
+    )
+    complete = len(results) == len(planned.jobs)
+    whole = complete or v.verdict == "fail"  # part of the tasks can fail a check, and never pass it
+    return CheckResult(
+        id=spec.id,
+        verdict=v.verdict if whole else "unknown",
+        reason=v.reason if whole else None,
+        property=spec.property.kind,
+        limit=spec.property.limit,
+        require=spec.require,
+        on_unknown=source.policy.on_unknown_of(spec),
+        witnessed=v.witnessed,
+        proven=v.proven if complete else None,
+        evidence=v.evidence if complete else None,
+        model=spec.model,
+        region=spec.region,
+        float_sha256=pair.float.source.sha256,
+        quantized_sha256=pair.quantized.source.sha256,
+        tasks=tuple(results),
+        assumptions=planned.assumptions,
+        complete=complete,
+    )
+
+
+Outcome = TaskResult | QebgateError
+Working = Callable[[str, int, int | None], None]
+
+
+def _in_process(jobs: Sequence[Job], deadline: float, options: Options) -> Iterator[tuple[int, Outcome]]:
+    broken: set[str] = set()
+    for number, job in enumerate(jobs):
+        if job.check in broken:
+            continue
+        try:
+            yield number, run_job(job, deadline, options.observer.working)
+        except CODED as e:
+            broken.add(job.check)
+            yield number, e
+
+
+def _in_pool(jobs: Sequence[Job], deadline: float, options: Options) -> Iterator[tuple[int, Outcome]]:
+    """One task per process; fresh interpreters, so that no solver or runtime state is shared."""
+    broken: set[str] = set()
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(options.jobs, len(jobs)), mp_context=context)
+    try:
+        pending = {pool.submit(_worker, job, deadline): n for n, job in enumerate(jobs)}
+        while pending:
+            finished, _ = wait(pending, return_when=FIRST_COMPLETED)
+            for future in finished:
+                number = pending.pop(future)
+                outcome = future.result()
+                if isinstance(outcome, _Coded):
+                    error = outcome.error()
+                    if jobs[number].check in broken:
+                        continue
+                    broken.add(jobs[number].check)
+                    yield number, error
+                else:
+                    yield number, outcome
+        pool.shutdown()
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Coded:
+    """A coded error on its way between processes (exceptions with several fields do not unpickle)."""
+
+    kind: type[QebgateError]
+    fields: tuple[str, str, str | None, str | None, str | None]
+
+    def error(self) -> QebgateError:
+        """The error; raised where it must stop the run."""
+        error = self.kind(*self.fields)
+        if not isinstance(error, CODED):
+            raise error
+        return error
+
+
+def _worker(job: Job, deadline: float) -> TaskResult | _Coded:
+    try:
+        return run_job(job, deadline)
+    except QebgateError as e:
+        return _Coded(type(e), (e.code, e.message, e.where, e.found, e.fix))
+
+
+def run_job(job: Job, deadline: float = float("inf"), working: Working | None = None) -> TaskResult:
+    """Run one task to its verdict.  ``deadline`` is on the monotonic clock."""
+    from qebgate.engines import portfolio
+
+    start = time.monotonic()
+    outputs = job.outputs if job.outputs is not None else _predicted(job)
+    blank = TaskResult(
+        job.check, job.cell.index, job.info, "unknown", "guard_time", None, None, outputs, None, None, None, None, 0.0
+    )
+    if job.blocked:
+        return replace(blank, verdict="fail", reason="out_of_range")
+    left = min(job.budget.seconds, deadline - start)
+    if left <= 0:
+        return blank
+    semantics = cast("FloatSemantics", job.float_semantics)
+    task = Task(job.pair, job.cell, job.codec, job.prop, outputs, job.runtime, semantics)
+    evidence = portfolio.run(task, replace(job.budget, seconds=left), job.engines, working or Silent().working)
+    v = judge(job.prop, job.require, evidence)
+    return replace(
+        blank,
+        verdict=v.verdict,
+        reason=v.reason,
+        witnessed=v.witnessed,
+        proven=v.proven,
+        lower=v.lower,
+        upper=v.upper,
+        evidence=v.evidence,
+        engine=v.engine,
+        seconds=time.monotonic() - start,
+        witness=_witness(job, v) if v.verdict == "fail" else None,
+    )
+
+
+def _predicted(job: Job) -> tuple[int, ...]:
+    """The class that the float model predicts at the region's centre; the lowest index of equals."""
+    out = run_float(job.pair.float, job.cell.centre[None])[job.pair.float.outputs[0]]
+    return (int(np.argmax(out.ravel())),)
+
+
+def _witness(job: Job, v: TaskVerdict) -> WitnessResult | None:
+    w = v.witness
+    if w is None:
+        return None
+    raw = None if job.preprocess.identity else job.preprocess.invert(w.x)
+    return WitnessResult(w.x, w.codes, raw, w.gap, job.prop.of_gap(w.gap), w.engine)
+
+
+__all__ = ["NothingCheckedError", "Observer", "Options", "Silent", "check", "run_job"]

@@ -1,0 +1,321 @@
+"""From a policy to jobs: models read and aligned, regions expanded, tasks built, nothing run yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from qebgate.adapters import load_model
+from qebgate.adapters.data import fit_rows, load_rows
+from qebgate.errors import DataError, ModelError, PolicyError, printable
+from qebgate.ir.align import align
+from qebgate.ir.graph import Graph
+from qebgate.ir.pair import Pair
+from qebgate.ir.tensor import Array
+from qebgate.policy import PolicyFile
+from qebgate.policy.load import did_you_mean
+from qebgate.policy.model import BallSpec, BoxSpec, CheckSpec, ModelSpec, PointsSpec, RegionSpec
+from qebgate.properties import Property
+from qebgate.regions import Cell, InputCodec, Instance, Preprocess, Region, expand
+from qebgate.result import CheckError, RuntimeInfo
+from qebgate.runtimes.profiles import Runtime
+from qebgate.task import Budget
+from qebgate.verdict import NothingCheckedError, Require
+
+EFFORT: dict[str, Budget] = {
+    "quick": Budget(enumerate=1 << 14, dra=2e10, falsify=1024, milp=0.0),
+    "standard": Budget(),
+    "deep": Budget(enumerate=1 << 24, dra=2e12, falsify=1 << 16, milp=200.0),
+}
+"""Deterministic work limits of the policy's `effort`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """One task, still without its compared outputs: ``outputs`` None means the class predicted at the centre.
+
+    Holds everything a worker process needs.  ``blocked`` says that the region leaves the input's range
+    and the policy forbids it: such a task fails without running.
+    """
+
+    check: str
+    pair: Pair
+    cell: Cell
+    codec: InputCodec
+    prop: Property
+    outputs: tuple[int, ...] | None
+    runtime: Runtime
+    info: RuntimeInfo
+    float_semantics: str
+    preprocess: Preprocess
+    require: Require
+    engines: tuple[str, ...] | None
+    budget: Budget
+    blocked: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlannedCheck:
+    """A check with its jobs, one per region instance and runtime."""
+
+    spec: CheckSpec
+    model: ModelSpec
+    pair: Pair
+    jobs: tuple[Job, ...]
+    assumptions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """What would run, and the checks that cannot."""
+
+    checks: tuple[PlannedCheck, ...]
+    errors: tuple[CheckError, ...]
+
+    @property
+    def tasks(self) -> int:
+        return sum(len(c.jobs) for c in self.checks)
+
+
+def make_plan(source: PolicyFile, only: Sequence[str] = ()) -> Plan:
+    """Plan all checks of a policy, or those named.
+
+    Model, data and policy errors of one check do not stop the others: they are part of the plan.
+    Raises PolicyError for an unknown check and NothingCheckedError where there is no check at all.
+    """
+    specs = source.policy.checks
+    known = [c.id for c in specs]
+    for ident in only:
+        if ident not in known:
+            raise PolicyError(
+                "QEB218",
+                f"the policy has no check {printable(ident)!r}",
+                where=source.document.name,
+                fix=did_you_mean(ident, known),
+            )
+    if not specs:
+        raise NothingCheckedError(
+            "QEB500", "the policy has no check", where=source.where("checks"), fix="add one under `checks:`"
+        )
+    planner = _Planner(source)
+    checks: list[PlannedCheck] = []
+    errors: list[CheckError] = []
+    for k, spec in enumerate(specs):
+        if only and spec.id not in only:
+            continue
+        try:
+            checks.append(planner.check(spec, k))
+        except (PolicyError, ModelError, DataError) as e:
+            errors.append(CheckError(spec.id, e))
+    return Plan(tuple(checks), tuple(errors))
+
+
+@dataclass(slots=True)
+class _Planner:
+    """Plans checks one by one; models, pairs and data that several use are read once."""
+
+    source: PolicyFile
+    graphs: dict[Path, Graph] = field(default_factory=dict[Path, Graph])
+    pairs: dict[tuple[Path, Path], Pair] = field(default_factory=dict[tuple[Path, Path], Pair])
+    rows: dict[tuple[Path, str | None], Array] = field(default_factory=dict[tuple[Path, str | None], Array])
+
+    def check(self, spec: CheckSpec, position: int) -> PlannedCheck:
+        from qebgate.runtimes.replay import cpu_features, runtime_version
+
+        policy = self.source.policy
+        model, region = policy.models[spec.model], policy.regions[spec.region]
+        pair = self._pair(model)
+        codec = self._codec(spec, model, region, pair)
+        at = ("checks", position, "property")
+        head = pair.at(spec.property.tensor)
+        prop = self._property(spec, head, at)
+        outputs = self._outputs(spec, head, at)
+        preprocess = _preprocess(model)
+        try:
+            instances, note = self._expand(region, codec, pair, preprocess)
+        except (PolicyError, DataError) as e:
+            e.where = f"{self.source.where('regions', spec.region)}" + (f": {e.where}" if e.where else "")
+            raise
+        guard = policy.guard
+        effort = EFFORT[spec.effort]
+        budget = Budget(
+            effort.enumerate,
+            effort.dra,
+            effort.falsify,
+            effort.milp,
+            guard.per_task_seconds,
+            guard.memory_bytes,
+            effort.seed,
+        )
+        engines = None if spec.engines == "auto" else tuple(spec.engines)
+        version = runtime_version()
+        infos = [RuntimeInfo(name, version) for name in model.runtimes]
+        jobs = tuple(
+            Job(
+                spec.id, head, i.cell, codec, prop, outputs, Runtime(info.name), info, model.float_semantics,
+                preprocess, spec.require, engines, budget, i.excess > 0 and region.out_of_range == "fail",
+            )
+            for info in infos
+            for i in instances
+        )  # fmt: skip
+        words = _assumptions(spec, model, region, codec, infos, note, instances, " ".join(cpu_features()))
+        return PlannedCheck(spec, model, pair, jobs, words)
+
+    def _graph(self, path: Path) -> Graph:
+        if path not in self.graphs:
+            self.graphs[path] = load_model(path)
+        return self.graphs[path]
+
+    def _pair(self, model: ModelSpec) -> Pair:
+        key = self.source.resolve(model.float_), self.source.resolve(model.quantized)
+        if key not in self.pairs:
+            self.pairs[key] = align(self._graph(key[0]), self._graph(key[1]))
+        return self.pairs[key]
+
+    def _codec(self, spec: CheckSpec, model: ModelSpec, region: RegionSpec, pair: Pair) -> InputCodec:
+        codec = InputCodec.of(pair.quantized, model.input_quantization)
+        if codec.in_model and model.input_quantization is not None:
+            raise PolicyError(
+                "QEB244",
+                "`input_quantization` is not allowed: the quantized model takes floats and quantizes them itself",
+                where=self.source.where("models", spec.model, "input_quantization"),
+                found=model.input_quantization,
+                fix="remove it",
+            )
+        if not codec.in_model and region.domain == "real" and model.input_quantization is None:
+            raise PolicyError(
+                "QEB245",
+                "a region of real inputs needs `input_quantization` where the quantized model takes integers",
+                where=self.source.where("models", spec.model),
+                found=f"input of type {codec.dtype.value}; check {printable(spec.id)} has `domain: real`",
+                fix="say how the application quantizes (`input_quantization: nearest` or `truncate`), or use `domain: grid`",
+            )
+        return codec
+
+    def _property(self, spec: CheckSpec, pair: Pair, at: tuple[str | int, ...]) -> Property:
+        p = spec.property
+        if p.kind == "max_abs":
+            return Property("max_abs", p.limit)
+        out = pair.quantized.output
+        if not out.dtype.is_code:
+            node = pair.quantized.producer.get(pair.quantized.outputs[0])
+            out = pair.quantized.tensors[node.inputs[0]] if node is not None and node.op == "DEQUANTIZE" else out
+        if out.quant is None or not out.dtype.is_code:
+            raise PolicyError(
+                "QEB246",
+                "`max_lsb` needs a quantized output, and this model's has no scale",
+                where=self.source.where(*at),
+                found=f"tensor {out.label} of type {out.dtype.value}",
+                fix="use `max_abs`",
+            )
+        return Property("max_lsb", p.limit, out.q.s)
+
+    def _outputs(self, spec: CheckSpec, pair: Pair, at: tuple[str | int, ...]) -> tuple[int, ...] | None:
+        wanted = spec.property.outputs
+        size = pair.float.output.size
+        if wanted == "predicted":
+            return None
+        if wanted == "all":
+            return tuple(range(size))
+        chosen = tuple(sorted(set(wanted)))
+        if chosen[-1] >= size:
+            raise PolicyError(
+                "QEB247",
+                "`outputs` names an output that the model does not have",
+                where=self.source.where(*at, "outputs"),
+                found=f"{chosen[-1]}; there are {size}",
+                fix=f"use 0 to {size - 1}",
+            )
+        return chosen
+
+    def _expand(
+        self, region: RegionSpec, codec: InputCodec, pair: Pair, preprocess: Preprocess
+    ) -> tuple[list[Instance], str]:
+        shape = pair.quantized.input.shape
+        clip = None if region.clip is None else (region.clip[0], region.clip[1])
+        if isinstance(region, BoxSpec):
+            spec = Region(
+                "box", domain=region.domain, clip=clip, lower=_tuple(region.lower), upper=_tuple(region.upper)
+            )
+            return expand(spec, codec, shape, preprocess=preprocess), "one box of inputs"
+        path = self.source.resolve(region.data)
+        key = path, region.array
+        if key not in self.rows:
+            self.rows[key] = load_rows(path, region.array)
+        rows = fit_rows(self.rows[key], shape, where=printable(path))
+        indices = _choose(region, len(rows))
+        if isinstance(region, BallSpec):
+            spec = Region("ball", region.radius, region.unit, region.domain, region.values, clip)
+        else:
+            spec = Region("points", domain=region.domain, values=region.values, clip=clip)
+        found = expand(spec, codec, shape, rows[np.asarray(indices)], indices, preprocess)
+        return found, f"{len(indices)} of {len(rows)} rows of {printable(region.data)}"
+
+
+def _choose(region: PointsSpec | BallSpec, n: int) -> list[int]:
+    """Which rows of the data are used."""
+    if region.sample is not None:
+        if region.sample > n:
+            raise PolicyError(
+                "QEB248",
+                "`sample` asks for more rows than there are",
+                found=f"{region.sample} of {n}",
+                fix=f"at most {n}",
+            )
+        chosen = np.random.default_rng(region.seed or 0).choice(n, region.sample, replace=False)
+        return sorted(int(i) for i in chosen)
+    return list(range(n if region.limit is None else min(region.limit, n)))
+
+
+def _tuple(value: float | list[float]) -> tuple[float, ...]:
+    return tuple(float(v) for v in value) if isinstance(value, list) else (float(value),)
+
+
+def _preprocess(model: ModelSpec) -> Preprocess:
+    p = model.preprocess
+    return Preprocess() if p is None else Preprocess(_tuple(p.scale), _tuple(p.mean), _tuple(p.std))
+
+
+def _assumptions(
+    spec: CheckSpec,
+    model: ModelSpec,
+    region: RegionSpec,
+    codec: InputCodec,
+    infos: Sequence[RuntimeInfo],
+    rows: str,
+    instances: Sequence[Instance],
+    cpu: str,
+) -> tuple[str, ...]:
+    """What the verdict is about, in words."""
+    words = [
+        f"covers {', '.join(str(i) for i in infos)} on {cpu}, and no other runtime or processor: their roundings differ"
+    ]
+    if model.float_semantics == "float32":
+        words.append("the float reference is evaluated in float32, in any order of summation")
+    else:
+        words.append("the float reference is taken in exact real arithmetic")
+    if codec.in_model:
+        words.append("the quantized model quantizes its float input itself")
+    elif region.domain == "grid" and model.input_quantization is None:
+        words.append("data rows are quantized to the nearest code")
+    else:
+        ties = ", ties either way" if codec.mode == "nearest" else ""
+        how = "rounding to nearest" if codec.mode == "nearest" else "truncation"
+        words.append(f"the application quantizes inputs by {how}{ties}, and saturates")
+    domain = (
+        "every float32 input of the region"
+        if region.domain == "real"
+        else "every input that the quantized input represents"
+    )
+    words.append(f"domain {region.domain}: {domain}; {rows}")
+    if model.preprocess is not None:
+        words.append("raw inputs are preprocessed in float32 as the policy says")
+    if spec.require == "tested":
+        words.append("a pass without a proof means that a search found no counterexample")
+    beyond = max((i.excess for i in instances), default=0.0)
+    if beyond > 0 and region.out_of_range == "allow":
+        words.append(f"inputs reach beyond the quantized input's range by up to {beyond:.6g}")
+    return tuple(words)

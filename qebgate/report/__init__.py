@@ -1,0 +1,1 @@
+"""Reports: the same result for people, programs and job summaries."""

@@ -1,0 +1,197 @@
+"""The result file: floats read back exactly, what was not established is null."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from qebgate.errors import printable
+from qebgate.report.text import bad_checks, reproduce
+from qebgate.result import CheckError, CheckResult, Report, TaskResult
+
+SCHEMA_VERSION = 1
+
+
+def render_json(report: Report) -> str:
+    """The result as JSON text."""
+    return json.dumps(to_json(report), indent=1, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """The result as plain data (:data:`RESULT_SCHEMA`)."""
+    bad = bad_checks(report)
+    return {
+        "schema": SCHEMA_VERSION,
+        "tool": {"name": "qebgate", "version": report.version},
+        "policy_sha256": report.policy_sha256,
+        "verdict": report.verdict,
+        "exit_code": int(report.exit_code),
+        "interrupted": report.interrupted,
+        "seconds": report.seconds,
+        "reproduce": reproduce(report, bad) if bad else None,
+        "checks": [_check(c) for c in report.checks],
+        "errors": [_error(e) for e in report.errors],
+    }
+
+
+def _number(x: float | None) -> float | None:
+    return float(x) if x is not None and math.isfinite(x) else None
+
+
+def _numbers(a: Any) -> list[float | None] | None:
+    return None if a is None else [_number(v) for v in a.ravel().tolist()]
+
+
+def _check(c: CheckResult) -> dict[str, Any]:
+    return {
+        "id": c.id,
+        "verdict": c.verdict,
+        "reason": c.reason,
+        "limit": c.limit,
+        "property": c.property,
+        "require": c.require,
+        "on_unknown": c.on_unknown,
+        "witnessed": _number(c.witnessed),
+        "proven": _number(c.proven),
+        "evidence": c.evidence,
+        "model": {"name": c.model, "float_sha256": c.float_sha256, "quantized_sha256": c.quantized_sha256},
+        "region": c.region,
+        "complete": c.complete,
+        "tasks": [_task(t) for t in c.tasks],
+        "assumptions": list(c.assumptions),
+    }
+
+
+def _task(t: TaskResult) -> dict[str, Any]:
+    w = t.witness
+    return {
+        "index": t.index,
+        "runtime": {"name": t.runtime.name, "version": t.runtime.version},
+        "verdict": t.verdict,
+        "reason": t.reason,
+        "witnessed": _number(t.witnessed),
+        "proven": _number(t.proven),
+        "outputs": list(t.outputs),
+        "lower": _numbers(t.lower),
+        "upper": _numbers(t.upper),
+        "evidence": t.evidence,
+        "engine": t.engine,
+        "seconds": t.seconds,
+        "witness": None
+        if w is None
+        else {
+            "figure": _number(w.figure),
+            "gap": _numbers(w.gap),
+            "engine": w.engine,
+            "input": _numbers(w.x) if w.x.size <= 4096 else None,
+            "codes": None if w.codes is None or w.codes.size > 4096 else [int(q) for q in w.codes.ravel()],
+            "file": w.file,
+        },
+    }
+
+
+def _error(e: CheckError) -> dict[str, Any]:
+    x = e.error
+    shown = {
+        k: None if v is None else printable(v, 2000)
+        for k, v in (("where", x.where), ("found", x.found), ("fix", x.fix))
+    }
+    return {"check": e.check, "code": x.code, "message": printable(x.message, 2000), **shown}
+
+
+def _nullable(*types: str) -> dict[str, Any]:
+    return {"type": [*types, "null"]}
+
+
+def _enum(*values: str | None) -> dict[str, Any]:
+    return {"enum": list(values)}
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+def _list(items: Any) -> dict[str, Any]:
+    return {"type": "array", "items": items}
+
+
+_TEXT, _NUMBER, _INTEGER = {"type": "string"}, {"type": "number"}, {"type": "integer"}
+_MAYBE_NUMBER = _nullable("number")
+_MAYBE_NUMBERS = {"anyOf": [_list(_MAYBE_NUMBER), {"type": "null"}]}
+_VERDICT = _enum("pass", "fail", "unknown")
+_REASON = _enum(None, "refuted", "regressed", "waiver_expired", "out_of_range", "effort", "guard_time", "guard_memory")
+_EVIDENCE = _enum(None, "certified", "solver", "exhaustive", "statistical", "tested")
+
+RESULT_SCHEMA: dict[str, Any] = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "title": "qebgate result",
+    **_object(
+        schema={"const": SCHEMA_VERSION},
+        tool=_object(name={"const": "qebgate"}, version=_TEXT),
+        policy_sha256=_nullable("string"),
+        verdict=_enum("pass", "fail", "unknown", "skipped", None),
+        exit_code=_INTEGER,
+        interrupted={"type": "boolean"},
+        seconds=_NUMBER,
+        reproduce=_nullable("string"),
+        checks=_list(
+            _object(
+                id=_TEXT,
+                verdict=_VERDICT,
+                reason=_REASON,
+                limit=_NUMBER,
+                property=_enum("max_abs", "max_lsb"),
+                require=_enum("proof", "proof_or_solver", "tested"),
+                on_unknown=_enum("fail", "warn"),
+                witnessed=_MAYBE_NUMBER,
+                proven=_MAYBE_NUMBER,
+                evidence=_EVIDENCE,
+                model=_object(name=_TEXT, float_sha256=_TEXT, quantized_sha256=_TEXT),
+                region=_TEXT,
+                complete={"type": "boolean"},
+                tasks=_list(
+                    _object(
+                        index=_INTEGER,
+                        runtime=_object(name=_TEXT, version=_nullable("string")),
+                        verdict=_VERDICT,
+                        reason=_REASON,
+                        witnessed=_MAYBE_NUMBER,
+                        proven=_MAYBE_NUMBER,
+                        outputs=_list(_INTEGER),
+                        lower=_MAYBE_NUMBERS,
+                        upper=_MAYBE_NUMBERS,
+                        evidence=_EVIDENCE,
+                        engine=_nullable("string"),
+                        seconds=_NUMBER,
+                        witness={
+                            "anyOf": [
+                                {"type": "null"},
+                                _object(
+                                    figure=_MAYBE_NUMBER,
+                                    gap=_MAYBE_NUMBERS,
+                                    engine=_TEXT,
+                                    input=_MAYBE_NUMBERS,
+                                    codes={"anyOf": [_list(_INTEGER), {"type": "null"}]},
+                                    file=_nullable("string"),
+                                ),
+                            ]
+                        },
+                    )
+                ),
+                assumptions=_list(_TEXT),
+            )
+        ),
+        errors=_list(
+            _object(
+                check=_TEXT,
+                code=_TEXT,
+                message=_TEXT,
+                where=_nullable("string"),
+                found=_nullable("string"),
+                fix=_nullable("string"),
+            )
+        ),
+    ),
+}
+"""JSON schema (draft 2020-12) of the result file.  ``verdict`` is null where errors left none to give."""

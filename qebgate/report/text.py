@@ -1,0 +1,101 @@
+"""Words and numbers that all reports share."""
+
+from __future__ import annotations
+
+import shlex
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+
+import numpy as np
+
+from qebgate.errors import printable
+from qebgate.result import CheckResult, Report, TaskResult
+
+MARK = {"pass": "PASS", "fail": "FAIL", "unknown": "UNKNOWN", None: "ERROR"}
+REASON = {
+    "refuted": "a replayed input is beyond the limit",
+    "out_of_range": "the region leaves the range of the quantized input",
+    "guard_time": "stopped by the time guard",
+    "guard_memory": "stopped by the memory guard",
+    "effort": "neither proved nor refuted within the effort",
+    None: "",
+}
+
+
+def _figure(value: float, limit: float | None, rounding: str) -> str:
+    if not np.isfinite(value):
+        return "infinite"
+    short = format(Context(prec=6, rounding=rounding).create_decimal(Decimal(value)).normalize(), "g")
+    # never show a figure as the limit itself when it is not
+    return repr(value) if limit is not None and float(short) == limit != value else short
+
+
+def proven(value: float | None, limit: float | None = None) -> str:
+    """An upper bound in six digits, rounded up."""
+    return "-" if value is None else _figure(value, limit, ROUND_CEILING)
+
+
+def witnessed(value: float | None, limit: float | None = None) -> str:
+    """A figure that was seen, in six digits, rounded down."""
+    return "-" if value is None else _figure(value, limit, ROUND_FLOOR)
+
+
+def number(value: float) -> str:
+    """A number of the policy, exactly."""
+    return repr(value).removesuffix(".0")
+
+
+def runtimes(report: Report) -> str:
+    """The runtimes that the report covers."""
+    names = dict.fromkeys(str(t.runtime) for c in report.checks for t in c.tasks)
+    return ", ".join(printable(n) for n in names) or "no runtime"
+
+
+def counts(check: CheckResult) -> str:
+    """How many tasks passed, failed, stayed open."""
+    words = [(v, sum(t.verdict == v for t in check.tasks)) for v in ("pass", "fail", "unknown")]
+    return ", ".join(f"{n} {v}" for v, n in words if n)
+
+
+def worst(check: CheckResult, n: int) -> list[TaskResult]:
+    """The tasks that matter most: failures, then open ones, then passes; the largest figures first."""
+    order = {"fail": 0, "unknown": 1, "pass": 2}
+
+    def key(t: TaskResult) -> tuple[int, float, float, int]:
+        p = float("inf") if t.proven is None else t.proven
+        return order[t.verdict], -(t.witnessed or 0.0), -p, t.index
+
+    return sorted(check.tasks, key=key)[:n]
+
+
+def gap_words(task: TaskResult) -> str:
+    """Where a witness's gap is largest: ``output 3: quantized - float = -0.4``."""
+    w = task.witness
+    if w is None or w.gap.size == 0:
+        return ""
+    k = int(np.argmax(np.abs(w.gap)))
+    return f"output {task.outputs[k]}: quantized - float = {float(w.gap[k])!r}"
+
+
+def reproduce(report: Report, checks: list[str]) -> str:
+    """The command that repeats these checks here."""
+    words = [*report.command]
+    if words[:2] == ["qebgate", "check"]:
+        words += [w for c in checks for w in ("--check", c)]
+    return " ".join(printable(shlex.quote(w), 4000) for w in words)
+
+
+def bad_checks(report: Report) -> list[str]:
+    """Checks that did not pass, and those that could not run."""
+    return [c.id for c in report.checks if c.verdict != "pass"] + list(dict.fromkeys(e.check for e in report.errors))
+
+
+def summary(report: Report) -> str:
+    """One line: the verdict, how many checks, which runtimes."""
+    n = {v: sum(c.verdict == v for c in report.checks) for v in ("pass", "fail", "unknown")}
+    words = [f"{n['pass']} passed"]
+    words += [f"{n['fail']} failed"] if n["fail"] else []
+    words += [f"{n['unknown']} unknown"] if n["unknown"] else []
+    words += [f"{len({e.check for e in report.errors})} could not run"] if report.errors else []
+    what = "INTERRUPTED" if report.interrupted else MARK[report.verdict]
+    covered = f"covers {runtimes(report)} and no other runtime" if report.checks else "nothing was checked"
+    return f"{what}: {', '.join(words)}; {covered}; {report.seconds:.1f} s"

@@ -1,0 +1,132 @@
+"""What a run of the gate found: plain data for the reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from qebgate.errors import PRECEDENCE, ExitCode, QebgateError
+from qebgate.ir.tensor import Array
+from qebgate.numerics.rounding import F64
+from qebgate.verdict import EvidenceClass, Verdict, VerdictReason
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeInfo:
+    """A runtime profile and the version of the package that was installed; None where there is none."""
+
+    name: str
+    version: str | None
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}" if self.version else self.name
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WitnessResult:
+    """A replayed input that breaks a limit: ``x`` for the float model, ``codes`` for the quantized one.
+
+    ``raw`` is the input before the policy's preprocessing (None without one); ``gap`` [K] is quantized
+    minus float; ``figure`` the property's figure there; ``file`` where it was written.
+    """
+
+    x: Array
+    codes: Array | None
+    raw: F64 | None
+    gap: F64
+    figure: float
+    engine: str
+    file: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TaskResult:
+    """The answer to one task: ``index`` is the data row; ``lower``, ``upper`` [K] belong to ``outputs`` [K]."""
+
+    check: str
+    index: int
+    runtime: RuntimeInfo
+    verdict: Verdict
+    reason: VerdictReason | None
+    witnessed: float | None
+    proven: float | None
+    outputs: tuple[int, ...]
+    lower: F64 | None
+    upper: F64 | None
+    evidence: EvidenceClass | None
+    engine: str | None
+    seconds: float
+    witness: WitnessResult | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CheckResult:
+    """The answer to one check and what it rests on."""
+
+    id: str
+    verdict: Verdict
+    reason: VerdictReason | None
+    property: str
+    limit: float
+    require: str
+    on_unknown: Literal["fail", "warn"]
+    witnessed: float | None
+    proven: float | None
+    evidence: EvidenceClass | None
+    model: str
+    region: str
+    float_sha256: str
+    quantized_sha256: str
+    tasks: tuple[TaskResult, ...]
+    assumptions: tuple[str, ...]
+    complete: bool = True
+    """Whether every task of the check was run (False after an interruption)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CheckError:
+    """A check that could not be run: a model, data or policy error."""
+
+    check: str
+    error: QebgateError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Report:
+    """A whole run.  ``command`` is the command line that repeats it, without a ``--check``."""
+
+    version: str
+    policy: str | None
+    policy_sha256: str | None
+    checks: tuple[CheckResult, ...]
+    errors: tuple[CheckError, ...]
+    command: tuple[str, ...]
+    seconds: float
+    interrupted: bool = False
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Of the checks that were run; None (not established) where errors left no failure to report."""
+        verdicts = {c.verdict for c in self.checks}
+        if "fail" in verdicts:
+            return "fail"
+        if self.errors or not verdicts:
+            return None
+        return "unknown" if "unknown" in verdicts or self.interrupted else "pass"
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """The most severe that applies."""
+        if self.interrupted:
+            return ExitCode.INTERRUPTED
+        codes = {e.error.exit_code for e in self.errors}
+        for c in self.checks:
+            if c.verdict == "fail":
+                codes.add(ExitCode.FAIL)
+            elif c.verdict == "unknown" and c.on_unknown == "fail":
+                codes.add(ExitCode.UNKNOWN)
+            else:
+                codes.add(ExitCode.PASS)
+        if not codes:
+            return ExitCode.NOTHING
+        return min(codes, key=PRECEDENCE.index)
