@@ -334,6 +334,8 @@ def test_other_versions_of_the_format(read):
         ([0, 1, 2], [3], ([0, 0], [3])),
         ([0, 1, 2], [3], ([4], [3])),
         ([0, 1, 2], [3], ([1], [3])),
+        ([0, 1, 2], [3], ([0], [0])),
+        ([0, 1, 2], [3], ([0], [1])),
     ],
 )
 def test_indices_of_tensors_that_do_not_exist(read, inputs, outputs, ends):

@@ -100,7 +100,7 @@ def _read_model(fb: FlatBuffer, model: Table, source: Source) -> Graph:
         raise _summary(problems, fb.label)
     schemes, mixed = find_schemes(nodes, tensors)
     problems = schemes + problems
-    _check_ends(fb, tensors, inputs, problems)
+    _check_ends(fb, tensors, inputs, outputs, problems)
     result = Graph(tensors, nodes, inputs, outputs, source)
     for k, node in enumerate(nodes):
         if k not in unfit and k not in mixed:
@@ -205,8 +205,15 @@ def _check_indices(
 
 
 def _check_ends(
-    fb: FlatBuffer, tensors: tuple[Tensor, ...], inputs: tuple[int, ...], problems: list[ModelError]
+    fb: FlatBuffer,
+    tensors: tuple[Tensor, ...],
+    inputs: tuple[int, ...],
+    outputs: tuple[int, ...],
+    problems: list[ModelError],
 ) -> None:
+    for o in outputs:
+        if o in inputs or tensors[o].is_const:
+            fb.damaged("an output of the model that no operator writes", f"tensor {tensors[o].label}")
     for i in inputs:
         t = tensors[i]
         if t.is_const:
