@@ -9,7 +9,7 @@ which changes a code only next to a tie.
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -37,11 +37,11 @@ def _apply(name: str, stand_in: Callable[[NDArray[np.float64]], NDArray[np.float
 
 
 def _function(name: str) -> Callable[[float], float] | None:
-    path = ctypes.util.find_library("m")
-    if path is None:
+    file = {"linux": "libm.so.6", "darwin": "libSystem.B.dylib", "win32": "ucrtbase.dll"}.get(sys.platform)
+    if file is None:
         return None
     try:
-        function = getattr(ctypes.CDLL(path), name)
+        function = getattr(ctypes.CDLL(file), name)
     except (OSError, AttributeError):
         return None
     function.restype, function.argtypes = ctypes.c_float, [ctypes.c_float]
