@@ -140,6 +140,7 @@ class _Builder:
         if e.anchor is not None:
             self._error(e, "QEB205", "YAML anchors are not allowed", f"&{e.anchor}", "write the value out")
         if getattr(e, "tag", None) not in (None, "!"):
+            self.doc.bad.append(path)
             self._error(e, "QEB205", "YAML tags are not allowed", str(e.tag), "remove the tag")
         if len(path) > MAX_DEPTH:
             self._error(e, "QEB205", "the policy is nested too deeply")

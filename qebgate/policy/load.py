@@ -81,20 +81,23 @@ def _read(path: Path) -> bytes:
     except (OSError, ValueError) as e:
         reason = e.strerror if isinstance(e, OSError) else str(e)
         raise PolicyError("QEB201", "the policy file cannot be read", where=where, found=reason) from None
-    with os.fdopen(fd, "rb") as f:
+    try:
         mode = os.fstat(fd).st_mode
         if not stat.S_ISREG(mode):
-            what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
-            raise PolicyError(
-                "QEB201", "the policy is not a file", where=where, found=what, fix=f"name the {FILE_NAME} itself"
-            )
-        return f.read(MAX_BYTES + 1)
+            found = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+            raise PolicyError("QEB201", "the policy is not a file", where, found, fix=f"name the {FILE_NAME} itself")
+        with os.fdopen(fd, "rb", closefd=False) as f:
+            return f.read(MAX_BYTES + 1)
+    finally:
+        os.close(fd)
 
 
 def _finish(doc: Document, path: Path | None, root: Path, sha256: str, sets: Sequence[str]) -> PolicyFile:
     errors = list(doc.errors)
     data: Any = doc.data
     if not isinstance(data, dict):
+        if errors:
+            raise _joined(doc, errors)
         found = "an empty file" if data is None else f"a {_kind(data)}"
         errors.append(
             PolicyError("QEB211", "a policy is a mapping of keys", doc.name, found, "start it with `version: 1`")
@@ -284,6 +287,15 @@ def _wrong_value(kind: str, ctx: dict[str, Any], name: str, e: Any, where: str) 
     if kind in limits:
         words, key = limits[kind]
         return PolicyError("QEB208", f"{name} must be {words} {ctx[key]:g}", where, _shown(value))
+    lengths = {
+        "too_short": "needs at least {min_length} entries",
+        "too_long": "has more than {max_length} entries",
+        "string_too_short": "is empty",
+        "string_too_long": "is longer than {max_length} characters",
+        "string_pattern_mismatch": "holds characters that are not allowed (letters, digits and _ . : / + - are)",
+    }
+    if kind in lengths:
+        return PolicyError("QEB211", f"{name} {lengths[kind].format(**ctx)}", where, _shown(value))
     if kind == "finite_number":
         return PolicyError("QEB208", f"{name} is not finite", where, _shown(value))
     return PolicyError("QEB211", f"{name}: {printable(e['msg'])}", where, _shown(value))

@@ -36,7 +36,7 @@ class Preprocess:
                     fix="give one number, or one per channel (last axis)",
                 )
 
-    def _constants(self, dtype: type[np.float32] | type[np.float64]) -> tuple[Array, Array, Array]:
+    def _constants(self, dtype: type[np.float32 | np.float64]) -> tuple[Array, Array, Array]:
         # a float64 constant may underflow or overflow in float32: the caller sees it as a region that is not finite
         with np.errstate(over="ignore", under="ignore"):
             s, m, d = (np.asarray(v, np.float64).astype(dtype) for v in (self.scale, self.mean, self.std))
