@@ -125,8 +125,9 @@ class QuantizationGate(_Hooks):
             for key, value in figures.items():
                 history.setdefault(key, []).append(value)  # pyright: ignore[reportUnknownMemberType]
         if self.raise_on_fail and result.verdict != "pass":
-            msg = f"the quantized model is not within {self.limit:g} of the float one: {result.verdict}"
-            raise QuantizationGateError(f"{msg} (proven {result.proven}, witnessed {result.witnessed})")
+            found = f"{result.verdict} (proven {result.proven}, witnessed {result.witnessed})"
+            msg = f"the quantized model is not within {self.limit:g} of the float one: {found}"
+            raise QuantizationGateError(msg)
 
     def check(self, model: Any) -> GateResult:
         """Convert a model and check it; also of use without ``fit``."""
@@ -174,7 +175,10 @@ class QuantizationGate(_Hooks):
         tf: Any = importlib.import_module("tensorflow")
         spec = tf.TensorSpec((1, *self.data.shape[1:]), tf.float32, name="x")
         call = tf.function(lambda x: model(x, training=False), input_signature=[spec])  # pyright: ignore[reportUnknownLambdaType]
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([call.get_concrete_function()], model)
+        freeze = importlib.import_module("tensorflow.python.framework.convert_to_constants")
+        # frozen first: the converter does not find the variables of Keras 3
+        constant = freeze.convert_variables_to_constants_v2(call.get_concrete_function())
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([constant], model)
         if quantize:
             rows = self.representative
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
