@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from qebgate.errors import ModelError
 
 _FORMATS = {c: struct.Struct("<" + c) for c in "bBhHiIqQf"}
-_TABLE_COST = 8
+_TABLE_COST = 16
 
 
 class FlatBuffer:
@@ -34,7 +34,7 @@ class FlatBuffer:
     def __init__(self, data: bytes, label: str) -> None:
         self.data = data
         self.label = label
-        self.budget = 4 * len(data) + 4096
+        self.budget = 3 * len(data) + 4096
 
     def damaged(self, what: str, where: str | None = None) -> NoReturn:
         """Raise the error for content that no writer of the format produces."""

@@ -21,8 +21,8 @@ from qebgate.ir.tensor import Tensor
 from qebgate.semantics.registry import SEMANTICS
 
 MAX_BYTES = 512 << 20
-MAX_TENSORS = 65_536
-MAX_OPERATORS = 65_536
+MAX_TENSORS = 32_768
+MAX_OPERATORS = 16_384
 MAX_REPORTED = 50
 
 
