@@ -79,7 +79,8 @@ class Logistic(Table):
     def single(self, x: F32, runtime: Runtime) -> F32:
         one = np.float32(1.0)
         if runtime is Runtime.XNNPACK:  # in double, rounded once
-            return (1.0 / (1.0 + np.exp(-x.astype(np.float64)))).astype(np.float32)
+            with np.errstate(over="ignore"):
+                return (1.0 / (1.0 + np.exp(-x.astype(np.float64)))).astype(np.float32)
         return one / (one + expf(-x))
 
 
