@@ -29,7 +29,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "exit_code": int(report.exit_code),
         "interrupted": report.interrupted,
         "seconds": report.seconds,
-        "reproduce": reproduce(report, bad) if bad else None,
+        "reproduce": None if report.verdict == "pass" else reproduce(report, bad),
         "checks": [_check(c) for c in report.checks],
         "errors": [_error(e) for e in report.errors],
     }

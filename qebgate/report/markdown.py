@@ -33,7 +33,7 @@ def render_markdown(report: Report) -> str:
     blocks += [_assumptions(c) for c in report.checks]
     tail: list[str] = []
     bad = text.bad_checks(report)
-    if bad:
+    if report.verdict != "pass":
         tail = ["To reproduce:", "", f"<pre>{escape(text.reproduce(report, bad[:20]), 8000)}</pre>", ""]
     return _fit(head, blocks, tail)
 

@@ -31,7 +31,7 @@ def render_terminal(report: Report, console: Console) -> None:
         for n in notes:
             _line(console, f"  - {printable(n, 1000)}", "dim")
     bad = text.bad_checks(report)
-    if bad:
+    if report.verdict != "pass":
         console.print()
         console.print(Text("To reproduce:"))
         _line(console, f"  {text.reproduce(report, bad[:20])}")

@@ -92,8 +92,14 @@ USAGE = [
     (["compare", "a.tflite", "b.tflite", "--data", "x.npz", "--max-abs", "1", "--radius", "2 quanta"], "QEB221"),
     (["compare", "a.tflite", "b.tflite", "--data", "x.npz", "--max-abs", "1", "--runtime", "tflite"], "QEB212"),
     (["compare", "a.tflite", "b.tflite", "--data", "x.npz", "--max-abs", "1", "--runtime", "envelope"], "QEB216"),
-    (["compare", "a.tflite", "b.tflite", "--data", "x.npz", "--max-abs", "1", "--tensor", "logit"], "did you mean 'logits'?"),
-    (["compare", "a.tflite", "b.tflite", "--data", "x.npz", "--max-abs", "1", "--domain", "gird"], "did you mean 'grid'?"),
+    (
+        ["compare", "a.tflite", "b.tflite", "--data", "x.npz", "--max-abs", "1", "--tensor", "logit"],
+        "did you mean 'logits'?",
+    ),
+    (
+        ["compare", "a.tflite", "b.tflite", "--data", "x.npz", "--max-abs", "1", "--domain", "gird"],
+        "did you mean 'grid'?",
+    ),
     (["compare", "a.h5", "b.tflite", "--data", "x.npz", "--max-abs", "1"], "QEB216"),
     (["inspect"], "MODEL"),
     (["inspect", "a", "b", "c"], "QEB222"),
@@ -127,7 +133,13 @@ GATE = [
     ("integers that do not say what they are", {"region": "kind: points, data: i.npy"}, 2, "QEB241", []),
     ("codes in floats", {"region": "kind: points, data: x.npy, values: codes"}, 4, "QEB454", []),
     ("codes out of range", {"region": "kind: points, data: i.npy, values: codes"}, 4, "QEB455", []),
-    ("preprocess per channel", {"model": "input_quantization: nearest, preprocess: {std: [1, 2, 3, 4, 5, 6]}"}, 2, "QEB240", []),
+    (
+        "preprocess per channel",
+        {"model": "input_quantization: nearest, preprocess: {std: [1, 2, 3, 4, 5, 6]}"},
+        2,
+        "QEB240",
+        [],
+    ),
     ("empty region", {"region": "kind: points, data: x.npy, clip: [5, 6]"}, 4, "QEB452", []),
     ("missing model", {"float": "missing.tflite"}, 4, "QEB40", []),
     ("missing data", {"region": "kind: points, data: missing.npz"}, 4, "QEB4", []),
@@ -140,7 +152,13 @@ GATE = [
     ("text as model", {"quantized": "text.tflite"}, 4, "QEB40", []),
     ("git lfs pointer", {"quantized": "lfs.tflite"}, 4, "lfs", []),
     ("folder as model", {"quantized": "."}, 4, "QEB40", []),
-    ("models swapped", {"float": "{models}/dense_4.int8.tflite", "quantized": "{models}/dense_4.float.tflite"}, 4, "QEB46", []),
+    (
+        "models swapped",
+        {"float": "{models}/dense_4.int8.tflite", "quantized": "{models}/dense_4.float.tflite"},
+        4,
+        "QEB46",
+        [],
+    ),
     ("float twice", {"quantized": "{models}/dense_4.float.tflite"}, 4, "QEB46", []),
     ("another network", {"quantized": "{models}/dense_8_8.int8.tflite"}, 4, "QEB46", []),
 ]
@@ -179,7 +197,9 @@ def test_a_broken_check_does_not_hide_the_others(shell: Shell, write: Callable[.
     path = write(region="kind: points, data: x.npy", property="kind: max_abs, limit: 0, outputs: all")
     text = path.read_text()
     text += "  - {id: d, model: n, region: r, property: {kind: max_abs, limit: 0}}\n"
-    text = text.replace("regions:", f'  n: {{float: "{models}/dense_4.float.tflite", quantized: gone.tflite}}\nregions:')
+    text = text.replace(
+        "regions:", f'  n: {{float: "{models}/dense_4.float.tflite", quantized: gone.tflite}}\nregions:'
+    )
     path.write_text(text)
     code, out, _ = shell("check", path)
     assert code == 4
@@ -194,7 +214,9 @@ def test_nothing_to_check(shell: Shell, write: Callable[..., Path]) -> None:
     assert code == ExitCode.NOTHING and "QEB500" in err
 
 
-@pytest.mark.parametrize("error", [ValueError("boom\x1b[31m"), MemoryError(), RecursionError(), ImportError("no module"), OSError(5)])
+@pytest.mark.parametrize(
+    "error", [ValueError("boom\x1b[31m"), MemoryError(), RecursionError(), ImportError("no module"), OSError(5)]
+)
 def test_uncaught_exceptions_are_bugs(
     shell: Shell, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
@@ -249,7 +271,8 @@ def test_a_report_that_cannot_be_written(shell: Shell, write: Callable[..., Path
 def test_help_is_quick_and_imports_nothing_heavy() -> None:
     script = (
         "import sys, time\nfrom qebgate.cli import run\ncode = run(['--help'])\n"
-        "heavy = [m for m in ('tensorflow', 'ortools', 'ai_edge_litert', 'scipy', 'numpy', 'pydantic') if m in sys.modules]\n"
+        "names = ('tensorflow', 'ortools', 'ai_edge_litert', 'scipy', 'numpy', 'pydantic')\n"
+        "heavy = [m for m in names if m in sys.modules]\n"
         "print('RESULT', code, heavy, time.process_time())\n"
     )
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
@@ -269,6 +292,7 @@ def test_python_m_qebgate() -> None:
 def test_a_missing_package_is_no_verdict(tmp_path: Path) -> None:
     """Even where an import fails, the exit code is 70 and there is one line, no traceback."""
     (tmp_path / "pydantic.py").write_text("raise ImportError('broken installation')")
-    script = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from qebgate.cli import run; sys.exit(run(['check', 'x.yaml']))"
+    first = f"import sys; sys.path.insert(0, {str(tmp_path)!r})"
+    script = f"{first}; from qebgate.cli import run; sys.exit(run(['check', 'x.yaml']))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 70 and "broken installation" in done.stderr and "Traceback" not in done.stderr
