@@ -53,10 +53,11 @@ class Multiplier:
 
 
 def high_mul(a: I64, b: I64 | int) -> I64:
-    """gemmlowp SaturatingRoundingDoublingHighMul without its one saturating case (-2**31 squared)."""
-    ab = np.asarray(a, np.int64) * np.asarray(b, np.int64)
-    nudged = ab + np.where(ab >= 0, 1 << 30, 1 - (1 << 30))
-    return np.where(nudged >= 0, nudged >> 31, -((-nudged) >> 31))  # C++ division truncates
+    """gemmlowp SaturatingRoundingDoublingHighMul without its one saturating case (-2**31 squared).
+
+    The nudge and C++'s truncating division together round half up, also below zero.
+    """
+    return (np.asarray(a, np.int64) * np.asarray(b, np.int64) + (1 << 30)) >> 31
 
 
 def divide_by_pot(x: I64, exponent: I64 | int) -> I64:
@@ -80,7 +81,7 @@ def multiply_single_rounding(x: I64, m: Multiplier) -> I64:
 
 def multiply_ruy(x: I64, m: Multiplier) -> I64:
     """ruy's kernels on x86: high multiply rounding half up, then a rounding shift, half up."""
-    a = ((np.asarray(x, np.int64) << m.left) * m.mantissa + (1 << 30)) >> 31
+    a = high_mul(np.asarray(x, np.int64) << m.left, m.mantissa)
     half = np.where(m.right > 0, np.int64(1) << np.maximum(m.right - 1, 0), 0)
     return (a + half) >> m.right
 

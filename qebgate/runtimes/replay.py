@@ -14,10 +14,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 
@@ -26,6 +27,9 @@ from qebgate.ir.tensor import Array
 from qebgate.runtimes._child import receive, send
 from qebgate.runtimes.patch import redirect_output
 from qebgate.runtimes.profiles import Runtime
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 PACKAGE = "ai-edge-litert"
 _ROOT = Path(__file__).resolve().parents[2]
@@ -80,7 +84,11 @@ class Replayer:
     """
 
     def __init__(
-        self, model: bytes | str | os.PathLike[str], runtime: Runtime, output: int | None = None, limits: Limits | None = None
+        self,
+        model: bytes | str | os.PathLike[str],
+        runtime: Runtime,
+        output: int | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.runtime = runtime
         self.limits = limits or Limits()
@@ -97,8 +105,8 @@ class Replayer:
 
     # -- lifetime -------------------------------------------------------------------------------
 
-    def __enter__(self) -> Replayer:
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
+    def __enter__(self) -> Self:
+        self._log = tempfile.TemporaryFile()
         env = {k: v for k, v in os.environ.items() if k not in ("PYTHONSTARTUP", "PYTHONINSPECT")}
         env |= {"TF_CPP_MIN_LOG_LEVEL": "3", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         self._child = subprocess.Popen(
@@ -135,10 +143,8 @@ class Replayer:
             return
         for stream in (child.stdin, child.stdout):
             if stream is not None:
-                try:
+                with suppress(OSError):  # unsent bytes of a dead child
                     stream.close()
-                except OSError:  # unsent bytes of a dead child
-                    pass
         try:
             child.wait(timeout=2.0)
         except subprocess.TimeoutExpired:
@@ -174,9 +180,7 @@ class Replayer:
                     continue
                 taken.add(k)
                 todo += [t for t in ops[k]["inputs"] if t not in entering]
-        return tuple(
-            Operator(o["op"], tuple(o["inputs"]), tuple(o["outputs"]), k in taken) for k, o in enumerate(ops)
-        )
+        return tuple(Operator(o["op"], tuple(o["inputs"]), tuple(o["outputs"]), k in taken) for k, o in enumerate(ops))
 
     # -- running --------------------------------------------------------------------------------
 

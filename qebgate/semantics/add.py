@@ -40,23 +40,45 @@ class Add(Semantics):
             shape = np.broadcast_shapes(a.shape, b.shape)
         except ValueError:
             shape = None
-        require(shape == y.shape, "the inputs' shapes do not give the output's", node, graph, f"{a.shape}, {b.shape}, {y.shape}")
-        require(a.dtype is b.dtype is y.dtype, "inputs and output have different types", node, graph, f"{a.dtype.value}, {b.dtype.value}")
+        require(
+            shape == y.shape,
+            "the inputs' shapes do not give the output's",
+            node,
+            graph,
+            f"{a.shape}, {b.shape}, {y.shape}",
+        )
+        require(
+            a.dtype is b.dtype is y.dtype,
+            "inputs and output have different types",
+            node,
+            graph,
+            f"{a.dtype.value}, {b.dtype.value}",
+        )
         if y.dtype.is_code:
             require(y.dtype is INT8, "ADD runs on int8 only", node, graph, y.dtype.value)
-            require(not (a.q.per_channel or b.q.per_channel or y.q.per_channel), "activations have per-channel scales", node, graph)
+            require(
+                not (a.q.per_channel or b.q.per_channel or y.q.per_channel),
+                "activations have per-channel scales",
+                node,
+                graph,
+            )
             ratios = [t.q.s / y.q.s for t in (a, b)]
             # the kernel needs 2 max(s) / (2**20 s_out) < 1, and a smaller input that is not flushed away
-            require(max(ratios) < 2.0**18 and min(ratios) > 2.0**-20, "ADD of scales too far apart", node, graph, ratios)
+            require(
+                max(ratios) < 2.0**18 and min(ratios) > 2.0**-20, "ADD of scales too far apart", node, graph, ratios
+            )
             require(max(ratios) / min(ratios) < 2.0**20, "ADD of scales too far apart", node, graph, ratios)
             # builtin's vectors narrow the sum to 16 bits by dropping bits
             reach = sum(_reach(t) * r for t, r in zip((a, b), ratios, strict=True))
-            require(reach < 2.0**15 - 2, "the sum of an ADD may overflow 16 bits", node, graph, f"{reach:.0f} output quanta")
+            require(
+                reach < 2.0**15 - 2, "the sum of an ADD may overflow 16 bits", node, graph, f"{reach:.0f} output quanta"
+            )
 
     def run_float(self, node: Node, graph: Graph, inputs: Sequence[Array | None]) -> Array:
         assert isinstance(node.attrs, AddAttrs)
         a, b = self._aligned(node, graph, inputs)
-        dtype = np.result_type(*(x.dtype for x, i in zip((a, b), node.inputs, strict=True) if not graph.tensors[i].is_const) or (a.dtype,))
+        live = [x.dtype for x, i in zip((a, b), node.inputs, strict=True) if not graph.tensors[i].is_const]
+        dtype = np.result_type(*(live or [a.dtype, b.dtype]))
         return apply_activation(a.astype(dtype) + b.astype(dtype), node.attrs.activation)
 
     def run_int(self, node: Node, graph: Graph, inputs: Sequence[Array | None], runtime: Runtime) -> Array:

@@ -26,7 +26,7 @@ class AveragePool2D(Pool2D):
         return apply_activation(y, attrs.activation)
 
     def run_int(self, node: Node, graph: Graph, inputs: Sequence[Array | None], runtime: Runtime) -> Array:
-        """Integer mean of the raw codes, half away from zero; the same in every runtime (XNNPACK leaves it to builtin)."""
+        """Integer mean of the raw codes, half away from zero (XNNPACK leaves it to builtin)."""
         attrs, x, out = node.attrs, inputs[0], graph.tensors[node.outputs[0]]
         assert isinstance(attrs, Pool2DAttrs)
         assert x is not None

@@ -129,7 +129,9 @@ def tensor(graph: Graph, index: int) -> Tensor:
     return graph.tensors[index]
 
 
-def require(condition: bool, message: str, node: Node, graph: Graph, found: object = None, fix: str | None = None) -> None:
+def require(
+    condition: bool, message: str, node: Node, graph: Graph, found: object = None, fix: str | None = None
+) -> None:
     """Raise an UnsupportedError that names the node unless the condition holds."""
     if not condition:
         raise UnsupportedError(

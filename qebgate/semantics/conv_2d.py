@@ -44,7 +44,9 @@ class Conv2D(Semantics):
         lin = LinearNode.of(node, graph)
         n, _, _, c = image(node, graph, lin.x)
         oc, _, _, depth = image(node, graph, lin.w)
-        require(depth == c, "grouped convolutions are not supported", node, graph, f"{c} channels, weights have {depth}")
+        require(
+            depth == c, "grouped convolutions are not supported", node, graph, f"{c} channels, weights have {depth}"
+        )
         self.window(node, graph).check(node, graph, lin.y, n, oc)
         if lin.bias is not None:
             require(lin.bias.shape == (oc,), "the bias does not fit the weights", node, graph, lin.bias.shape)

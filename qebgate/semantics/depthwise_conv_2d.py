@@ -44,13 +44,21 @@ class DepthwiseConv2D(Semantics):
         lin = LinearNode.of(node, graph)
         n, _, _, c = image(node, graph, lin.x)
         one, _, _, oc = image(node, graph, lin.w)
-        require(one == 1 and c >= 1 and oc % c == 0, "the weights do not fit the input", node, graph, f"{lin.x.shape}, {lin.w.shape}")
+        require(
+            one == 1 and c >= 1 and oc % c == 0,
+            "the weights do not fit the input",
+            node,
+            graph,
+            f"{lin.x.shape}, {lin.w.shape}",
+        )
         self.window(node, graph).check(node, graph, lin.y, n, oc)
         if lin.bias is not None:
             require(lin.bias.shape == (oc,), "the bias does not fit the weights", node, graph, lin.bias.shape)
         if lin.x.dtype.is_code:
             types = f"{lin.x.dtype.value}, {lin.w.dtype.value}"
-            require(lin.x.dtype is INT8 and lin.w.dtype is INT8, "DEPTHWISE_CONV_2D runs on int8 only", node, graph, types)
+            require(
+                lin.x.dtype is INT8 and lin.w.dtype is INT8, "DEPTHWISE_CONV_2D runs on int8 only", node, graph, types
+            )
             lin.check_quantized(axis=3)
 
     def run_float(self, node: Node, graph: Graph, inputs: Sequence[Array | None]) -> Array:
@@ -96,7 +104,10 @@ def correlate_depthwise(window: Window, rows: Array, weights: Array, bias: Array
 
 
 def _accumulate(patches: Array, w: Array) -> Array:
-    """``[N, P, Q, C, K, L]`` patches times ``[K, L, C * M]`` weights, one kernel tap at a time (int32 never overflows: checked)."""
+    """``[N, P, Q, C, K, L]`` patches times ``[K, L, C * M]`` weights, one kernel tap at a time.
+
+    int32 never overflows: :meth:`LinearNode.check_quantized` has seen to it.
+    """
     n, p, q, c, kk, ll = patches.shape
     multiplier = w.shape[2] // c
     taps = w.reshape(kk, ll, c, multiplier)

@@ -15,7 +15,9 @@ def check_codes(node: Node, graph: Graph) -> tuple[Tensor, Tensor]:
     x, y = graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]]
     require(not x.is_const, f"{node.op} of a constant is not supported", node, graph)
     require(x.shape == y.shape, "input and output have different shapes", node, graph, f"{x.shape}, {y.shape}")
-    require(x.dtype is y.dtype, "input and output have different types", node, graph, f"{x.dtype.value}, {y.dtype.value}")
+    require(
+        x.dtype is y.dtype, "input and output have different types", node, graph, f"{x.dtype.value}, {y.dtype.value}"
+    )
     if x.dtype.is_code:
         require(x.dtype is INT8, f"{node.op} runs on int8 only", node, graph, x.dtype.value)
         require(not x.q.per_channel and not y.q.per_channel, "activations have per-channel scales", node, graph)

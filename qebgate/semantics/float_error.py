@@ -56,9 +56,10 @@ def float_error(node: Node, graph: Graph, magnitude: Magnitudes) -> F64:
     given: list[F64] = []
     for i, x in zip(node.inputs, magnitude, strict=True):
         const = graph.tensors[i].const if i >= 0 else None
-        if x is None and const is not None:
-            x = np.abs(const.astype(np.float64))
-        given.append(np.zeros(0) if x is None else np.asarray(x, np.float64))
+        if x is not None:
+            given.append(np.asarray(x, np.float64))
+        else:
+            given.append(np.zeros(0) if const is None else np.abs(const.astype(np.float64)))
     rule = _RULES.get(node.op)
     if rule is None:
         raise InternalError("QEB710", f"no float32 error bound is known for {node.op}", where=node.origin)

@@ -41,9 +41,17 @@ class FullyConnected(Semantics):
         require(len(w.shape) == 2, "FULLY_CONNECTED needs a matrix of weights", node, graph, w.shape)
         require(x.size % w.shape[1] == 0, "the input does not fit the weights", node, graph, f"{x.shape}, {w.shape}")
         rows = x.size // w.shape[1]
-        require(y.size == rows * w.shape[0], "the output does not fit the weights", node, graph, f"{y.shape}, {w.shape}")
+        require(
+            y.size == rows * w.shape[0], "the output does not fit the weights", node, graph, f"{y.shape}, {w.shape}"
+        )
         if x.dtype.is_code:
-            require(x.dtype is INT8 and w.dtype is INT8, "FULLY_CONNECTED runs on int8 only", node, graph, f"{x.dtype.value}, {w.dtype.value}")
+            require(
+                x.dtype is INT8 and w.dtype is INT8,
+                "FULLY_CONNECTED runs on int8 only",
+                node,
+                graph,
+                f"{x.dtype.value}, {w.dtype.value}",
+            )
             lin.check_quantized(axis=0)
 
     def run_float(self, node: Node, graph: Graph, inputs: Sequence[Array | None]) -> Array:
@@ -69,7 +77,14 @@ class FullyConnected(Semantics):
             acc = acc + lin.bias
         out = tensor(graph, node.outputs[0])
         codes = requantize(
-            acc, lin.x.q.s, lin.w.q.scale, out.q.s, out.q.z, attrs.activation.code_range(out, runtime), runtime, dense=True
+            acc,
+            lin.x.q.s,
+            lin.w.q.scale,
+            out.q.s,
+            out.q.z,
+            attrs.activation.code_range(out, runtime),
+            runtime,
+            dense=True,
         )
         return codes.reshape(x.shape[0], *out.shape)
 

@@ -58,7 +58,9 @@ class LinearNode:
         require(not q.zero_point.any(), "weights have a zero point", n, g, int(np.abs(q.zero_point).max()))
         channels = self.weights.shape[axis]
         # LiteRT refuses int8 convolutions without a bias, or crashes on them
-        require(self.bias is not None or n.op == "FULLY_CONNECTED", f"an int8 {n.op} without a bias is not executable", n, g)
+        require(
+            self.bias is not None or n.op == "FULLY_CONNECTED", f"an int8 {n.op} without a bias is not executable", n, g
+        )
         if self.bias is not None:
             bias_type = self.graph.tensors[n.inputs[2]].dtype
             require(bias_type is DType.INT32, "the bias is not int32", n, g, bias_type.value)

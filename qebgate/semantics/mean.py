@@ -52,7 +52,13 @@ class Mean(Semantics):
         require(len(axes) >= 1, "MEAN over no axis is not supported", node, graph)
         kept = node.attrs.keep_dims
         expected = tuple(1 if k in axes else n for k, n in enumerate(x.shape) if kept or k not in axes)
-        require(y.shape == expected, "the output does not have the reduced shape", node, graph, f"{y.shape}, expected {expected}")
+        require(
+            y.shape == expected,
+            "the output does not have the reduced shape",
+            node,
+            graph,
+            f"{y.shape}, expected {expected}",
+        )
         require(x.dtype is y.dtype, "input and output have different types", node, graph, y.dtype.value)
         if x.dtype.is_code:
             require(x.dtype is INT8, "MEAN runs on int8 only", node, graph, x.dtype.value)

@@ -19,13 +19,26 @@ class Pad(Semantics):
     def check(self, node: Node, graph: Graph) -> None:
         require(len(node.inputs) == 2, "unexpected number of inputs", node, graph, len(node.inputs))
         x, p, y = graph.tensors[node.inputs[0]], graph.tensors[node.inputs[1]], graph.tensors[node.outputs[0]]
-        require(p.const is not None and p.dtype in (DType.INT32, DType.INT64), "paddings must be constant integers", node, graph)
+        require(
+            p.const is not None and p.dtype in (DType.INT32, DType.INT64),
+            "paddings must be constant integers",
+            node,
+            graph,
+        )
         assert p.const is not None
-        require(p.shape == (len(x.shape), 2) and len(x.shape) <= 5, "paddings do not fit the input", node, graph, p.shape)
+        require(
+            p.shape == (len(x.shape), 2) and len(x.shape) <= 5, "paddings do not fit the input", node, graph, p.shape
+        )
         amounts = p.const.astype(np.int64)
         require(bool((amounts >= 0).all()), "a padding is negative", node, graph, int(amounts.min()))
         expected = tuple(int(n + a + b) for n, (a, b) in zip(x.shape, amounts, strict=True))
-        require(y.shape == expected, "the output does not have the padded shape", node, graph, f"{y.shape}, expected {expected}")
+        require(
+            y.shape == expected,
+            "the output does not have the padded shape",
+            node,
+            graph,
+            f"{y.shape}, expected {expected}",
+        )
         require(x.dtype is y.dtype, "input and output have different types", node, graph, y.dtype.value)
         if x.dtype.is_code:
             require(x.dtype is INT8, "PAD runs on int8 only", node, graph, x.dtype.value)

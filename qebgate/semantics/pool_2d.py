@@ -45,5 +45,11 @@ class Pool2D(Semantics):
         require(x.dtype is y.dtype, "input and output have different types", node, graph, y.dtype.value)
         if x.dtype.is_code:
             require(x.dtype is INT8, f"{node.op} runs on int8 only", node, graph, x.dtype.value)
-            require((x.q.s, x.q.z) == (y.q.s, y.q.z), "input and output have different scales", node, graph, f"{x.q.s}, {y.q.s}")
+            require(
+                (x.q.s, x.q.z) == (y.q.s, y.q.z),
+                "input and output have different scales",
+                node,
+                graph,
+                f"{x.q.s}, {y.q.s}",
+            )
             require(window.taps < 1 << 23, "the pool's sum may overflow 32 bits", node, graph, attrs.kernel)

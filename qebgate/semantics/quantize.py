@@ -23,7 +23,9 @@ class Quantize(Semantics):
     def check(self, node: Node, graph: Graph) -> None:
         x, y = graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]]
         require(not x.is_const, "QUANTIZE of a constant is not supported", node, graph)
-        require(x.dtype in (FLOAT32, INT8, UINT8), "QUANTIZE reads float32, int8 or uint8 only", node, graph, x.dtype.value)
+        require(
+            x.dtype in (FLOAT32, INT8, UINT8), "QUANTIZE reads float32, int8 or uint8 only", node, graph, x.dtype.value
+        )
         require(y.dtype in (INT8, UINT8), "QUANTIZE gives int8 or uint8 only", node, graph, y.dtype.value)
         require(x.shape == y.shape, "input and output have different shapes", node, graph, f"{x.shape}, {y.shape}")
         require(not y.q.per_channel, "activations have per-channel scales", node, graph)
@@ -62,7 +64,9 @@ def _from_float(x: Array, out: Tensor, runtime: Runtime) -> Array:
         inside = np.clip(v * (np.float32(1.0) / scale), np.float32(-1024.0), np.float32(1024.0))
         return np.rint(inside).astype(np.int64) + out.q.z
     if float(np.abs(v).max(initial=0.0)) >= 2.0**30 * float(scale):
-        raise DataError("QEB443", "an input is so large that the runtime's QUANTIZE overflows", found=f"{np.abs(v).max():g}")
+        raise DataError(
+            "QEB443", "an input is so large that the runtime's QUANTIZE overflows", found=f"{np.abs(v).max():g}"
+        )
     if runtime is Runtime.REFERENCE:
         return round_half_away((v / scale).astype(np.float64)).astype(np.int64) + out.q.z
     # vectors of 8 multiply by the reciprocal, ties to even; the rest divides in double

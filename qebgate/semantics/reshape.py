@@ -17,7 +17,13 @@ class Reshape(Semantics):
     def check(self, node: Node, graph: Graph) -> None:
         x, y = graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]]
         require(x.size == y.size, "input and output have different sizes", node, graph, f"{x.shape}, {y.shape}")
-        require(x.dtype is y.dtype, "input and output have different types", node, graph, f"{x.dtype.value}, {y.dtype.value}")
+        require(
+            x.dtype is y.dtype,
+            "input and output have different types",
+            node,
+            graph,
+            f"{x.dtype.value}, {y.dtype.value}",
+        )
         if x.dtype.is_code:
             same = x.q.s == y.q.s and x.q.z == y.q.z and not x.q.per_channel and not y.q.per_channel
             require(same, "RESHAPE between different scales", node, graph, f"{x.q.s}, {y.q.s}")

@@ -15,11 +15,11 @@ import numpy as np
 from qebgate.errors import UnsupportedError
 from qebgate.ir.graph import Graph, Node
 from qebgate.ir.tensor import Array, Tensor
-from qebgate.numerics.fixed_point import I64, Multiplier, divide_by_pot, multiply_double_rounding
+from qebgate.numerics.fixed_point import I64, Multiplier, divide_by_pot, high_mul, multiply_double_rounding
 from qebgate.numerics.gemmlowp import exp_on_negative, reciprocal
 from qebgate.numerics.libm import expf
 from qebgate.runtimes.profiles import Runtime
-from qebgate.semantics.base import INT8, Options, Rounding, Semantics, require
+from qebgate.semantics.base import Options, Rounding, Semantics, require
 from qebgate.semantics.elementwise import check_codes
 
 _DIFF_BITS, _SUM_BITS = 5, 12
@@ -48,7 +48,13 @@ class Softmax(Semantics):
         require(len(x.shape) >= 1 and x.shape[-1] >= 1, "SOFTMAX needs an axis", node, graph, x.shape)
         if y.dtype.is_code:
             scale_ok = (y.q.s, y.q.z) == (1.0 / 256.0, -128)
-            require(scale_ok, "an int8 SOFTMAX must have output scale 1/256 and zero point -128", node, graph, f"{y.q.s}, {y.q.z}")
+            require(
+                scale_ok,
+                "an int8 SOFTMAX must have output scale 1/256 and zero point -128",
+                node,
+                graph,
+                f"{y.q.s}, {y.q.z}",
+            )
 
     def run_float(self, node: Node, graph: Graph, inputs: Sequence[Array | None]) -> Array:
         x, attrs = inputs[0], node.attrs
@@ -102,10 +108,7 @@ def _reference(codes: Array, x: Tensor, beta: float) -> Array:
     summands = np.where(used, divide_by_pot(exps, _SUM_BITS), 0)
     at: I64 = (codes - codes.max(axis=-1, keepdims=True)).astype(np.int64) + 255
     scale, over = reciprocal(summands[at].sum(axis=-1, keepdims=True), _SUM_BITS)
-    e = exps[at]
-    product = e * scale
-    high = np.where(product >= 0, product + (1 << 30), product) >> 31
-    out = divide_by_pot(high, over + 31 - 8) - 128
+    out = divide_by_pot(high_mul(exps[at], scale), over + 31 - 8) - 128
     return np.where(used[at], np.clip(out, -128, 127), -128).astype(np.int32)
 
 

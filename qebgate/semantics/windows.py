@@ -57,7 +57,9 @@ class Window:
     @classmethod
     def of(cls, size: tuple[int, int], kernel: tuple[int, int], how: Stride) -> Window:
         """The window over an input of ``size`` (H, W)."""
-        axes = [cls._axis(n, k, s, d, how.same) for n, k, s, d in zip(size, kernel, how.stride, how.dilation, strict=True)]
+        axes = [
+            cls._axis(n, k, s, d, how.same) for n, k, s, d in zip(size, kernel, how.stride, how.dilation, strict=True)
+        ]
         (o0, b0, a0), (o1, b1, a1) = axes
         return cls(size, kernel, how.stride, how.dilation, (b0, b1), (a0, a1), (o0, o1))
 
@@ -93,8 +95,16 @@ class Window:
     def check(self, node: Node, graph: Graph, out: Tensor, batch: int, channels: int) -> None:
         """Raise UnsupportedError where the output tensor does not have the window's shape."""
         expected = (batch, *self.out, channels)
-        require(min(self.out) >= 1, "the window is larger than the input", node, graph, f"{self.kernel} over {self.size}")
-        require(out.shape == expected, "the output does not have the shape that the operator gives", node, graph, f"{out.shape}, expected {expected}")
+        require(
+            min(self.out) >= 1, "the window is larger than the input", node, graph, f"{self.kernel} over {self.size}"
+        )
+        require(
+            out.shape == expected,
+            "the output does not have the shape that the operator gives",
+            node,
+            graph,
+            f"{out.shape}, expected {expected}",
+        )
 
 
 def image(node: Node, graph: Graph, t: Tensor) -> tuple[int, int, int, int]:

@@ -47,7 +47,9 @@ def codes(rng: Rng, shape: tuple[int, ...], dtype: str = "int8") -> np.ndarray:
     if kind == 0:
         return np.where(rng.random(shape) < 0.5, info.min, info.max).astype(dtype)
     if kind == 1:
-        return np.clip(rng.integers(info.min, info.max + 1) + rng.integers(-3, 4, shape), info.min, info.max).astype(dtype)
+        return np.clip(rng.integers(info.min, info.max + 1) + rng.integers(-3, 4, shape), info.min, info.max).astype(
+            dtype
+        )
     return rng.integers(info.min, info.max + 1, shape).astype(dtype)
 
 
@@ -62,7 +64,9 @@ def out_scale(rng: Rng, real_range: float, unit: float) -> float:
     return float(np.float32(2.0 ** np.round(np.log2(s)) if rng.random() < 0.4 else s))
 
 
-def output_shape(h: int, w: int, k: tuple[int, int], s: tuple[int, int], d: tuple[int, int], same: bool) -> tuple[int, int]:
+def output_shape(
+    h: int, w: int, k: tuple[int, int], s: tuple[int, int], d: tuple[int, int], same: bool
+) -> tuple[int, int]:
     def one(n: int, kk: int, ss: int, dd: int) -> int:
         return -(-n // ss) if same else -(-(n - (kk - 1) * dd) // ss)
 
@@ -88,7 +92,9 @@ def _linear_scales(rng: Rng, acc: np.ndarray, s_in: float, channels: int) -> tup
     base = scale_of(rng)
     s_w = np.full(channels if per_channel else 1, base, np.float32)
     if per_channel:
-        s_w = (base * (2.0 ** rng.integers(-3, 4, channels) if rng.random() < 0.4 else rng.uniform(0.1, 3.0, channels))).astype(np.float32)
+        s_w = (
+            base * (2.0 ** rng.integers(-3, 4, channels) if rng.random() < 0.4 else rng.uniform(0.1, 3.0, channels))
+        ).astype(np.float32)
     spread = float(np.abs(acc).max()) * s_in * float(s_w.max())
     return s_w, out_scale(rng, spread, s_in * float(s_w.min()))
 
@@ -100,7 +106,18 @@ def _bias(rng: Rng, channels: int, reach: int) -> np.ndarray | None:
     return rng.integers(-reach, reach + 1, channels) if kind == 1 else rng.integers(-5, 6, channels)
 
 
-def _add_linear(b: Builder, rng: Rng, op: str, x: int, w: np.ndarray, s_in: float, reach: float, y_shape: tuple[int, ...], axis: int, **options) -> int:
+def _add_linear(
+    b: Builder,
+    rng: Rng,
+    op: str,
+    x: int,
+    w: np.ndarray,
+    s_in: float,
+    reach: float,
+    y_shape: tuple[int, ...],
+    axis: int,
+    **options,
+) -> int:
     channels = w.shape[axis]
     s_w, s_out = _linear_scales(rng, np.array([reach]), s_in, channels)
     wi = b.tensor(w.shape, "int8", data=w, scale=s_w, zero_point=0, axis=axis)
@@ -194,7 +211,14 @@ def mean(rng: Rng, batch: int = 40) -> Case:
     y_shape = tuple(1 if a in reduced else n for a, n in enumerate(shape) if keep or a not in reduced)
     s, z = scale_of(rng), zero_of(rng)
     same = rng.random() < 0.4
-    so, zo = (s, z) if same else (float(np.float32(s * pick(rng, 0.5, 0.25, 2.0, 0.8, 0.6, 1 / 3, 1.6, *rng.uniform(0.1, 4.0, 3)))), zero_of(rng))
+    so, zo = (
+        (s, z)
+        if same
+        else (
+            float(np.float32(s * pick(rng, 0.5, 0.25, 2.0, 0.8, 0.6, 1 / 3, 1.6, *rng.uniform(0.1, 4.0, 3)))),
+            zero_of(rng),
+        )
+    )
     b = Builder()
     x = b.tensor(shape, "int8", scale=s, zero_point=z)
     a = b.tensor((len(axes),), "int32", data=list(axes))
@@ -215,7 +239,9 @@ def add(rng: Rng, batch: int = 10) -> Case:
     if kind == 0:
         ins = [x, x]
     else:
-        other = shape if kind == 1 else pick(rng, (shape[3],), (1, 1, 1, shape[3]), (1, shape[1], 1, 1), (1,), (1, 1, 1, 1))
+        other = (
+            shape if kind == 1 else pick(rng, (shape[3],), (1, 1, 1, shape[3]), (1, shape[1], 1, 1), (1,), (1, 1, 1, 1))
+        )
         c = b.tensor(other, "int8", data=codes(rng, other), scale=s2, zero_point=zero_of(rng))
         ins = [x, c] if rng.random() < 0.6 else [c, x]
     b.op("ADD", ins, [y], version=2, fused_activation=activation_of(rng))
@@ -252,7 +278,15 @@ def _zero(rng: Rng, dtype: str) -> int:
 
 def quantize(rng: Rng, batch: int = 4) -> Case:
     """Float to codes with exact and near ties and far outside; codes to codes, int8 and uint8."""
-    source, target = pick(rng, ("float32", "int8"), ("float32", "uint8"), ("int8", "int8"), ("uint8", "int8"), ("int8", "uint8"), ("uint8", "uint8"))
+    source, target = pick(
+        rng,
+        ("float32", "int8"),
+        ("float32", "uint8"),
+        ("int8", "int8"),
+        ("uint8", "int8"),
+        ("int8", "uint8"),
+        ("uint8", "uint8"),
+    )
     n = int(pick(rng, 256, 1, 7, 15, 16, 17, 33, 257, rng.integers(1, 300)))
     b, so = Builder(), scale_of(rng)
     zo = _zero(rng, target)
@@ -261,12 +295,22 @@ def quantize(rng: Rng, batch: int = 4) -> Case:
         data = (rng.integers(-300, 301, (batch, 1, n)) + pick(rng, 0.5, 0.0, rng.uniform())) * np.float64(so)
         data = data.astype(np.float32)
         steps = rng.integers(-1, 2, data.shape)
-        data = np.where(steps < 0, np.nextafter(data, np.float32(-np.inf)), np.where(steps > 0, np.nextafter(data, np.float32(np.inf)), data))
+        data = np.where(
+            steps < 0,
+            np.nextafter(data, np.float32(-np.inf)),
+            np.where(steps > 0, np.nextafter(data, np.float32(np.inf)), data),
+        )
         data[:, :, :1] *= np.float32(pick(rng, 1.0, 1e4, 1e6))
     else:
-        si = so * pick(rng, 1.0, 0.5, 2.0, 0.25, 4.0, 2.0**-8, 2.0**7, 150.0, 0.003, 0.8, 1.6, 1 / 3, *rng.uniform(0.02, 4.0, 6))
+        si = so * pick(
+            rng, 1.0, 0.5, 2.0, 0.25, 4.0, 2.0**-8, 2.0**7, 150.0, 0.003, 0.8, 1.6, 1 / 3, *rng.uniform(0.02, 4.0, 6)
+        )
         si = float(np.float32(si))
-        zi = zo + (0 if source == target else 128 if source == "uint8" else -128) if rng.random() < 0.4 else _zero(rng, source)
+        zi = (
+            zo + (0 if source == target else 128 if source == "uint8" else -128)
+            if rng.random() < 0.4
+            else _zero(rng, source)
+        )
         x = b.tensor((1, n), source, scale=si, zero_point=zi)
         data = codes(rng, (batch, 1, n), source)
     y = b.tensor((1, n), target, scale=so, zero_point=zo)
@@ -300,7 +344,11 @@ def _unary(op: str, fixed: tuple[float, int] | None) -> Callable[[Rng], Case]:
         b, s, z = Builder(), scale_of(rng), zero_of(rng)
         n = int(pick(rng, 256, rng.integers(1, 300)))
         if fixed is None:
-            so, zo = (s, z) if rng.random() < 0.4 else (float(np.float32(s * pick(rng, 0.5, 2.0, 0.8, 1.2, *rng.uniform(0.02, 20.0, 2)))), zero_of(rng))
+            so, zo = (
+                (s, z)
+                if rng.random() < 0.4
+                else (float(np.float32(s * pick(rng, 0.5, 2.0, 0.8, 1.2, *rng.uniform(0.02, 20.0, 2)))), zero_of(rng))
+            )
         else:
             so, zo = fixed
             s = float(np.float32(s * 2.0 ** rng.uniform(-2, 2)))

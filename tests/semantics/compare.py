@@ -60,4 +60,6 @@ def compare(case: Case, runtime: Runtime) -> Comparison:
     ours = run_int(graph, case.x, runtime)[graph.outputs[0]]
     expected = owner(graph.nodes[0], graph, runtime) is Runtime.XNNPACK
     diff = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
-    return Comparison(theirs.size, int((diff != 0).sum()), expected == delegated, delegated, float(diff.max(initial=0.0)))
+    return Comparison(
+        theirs.size, int((diff != 0).sum()), expected == delegated, delegated, float(diff.max(initial=0.0))
+    )

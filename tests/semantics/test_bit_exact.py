@@ -92,7 +92,7 @@ def test_the_runtimes_differ_where_they_should() -> None:
 @pytest.mark.parametrize("zero", [-128, -33, -32, 5])
 @pytest.mark.parametrize("activation", [1, 2, 3])
 def test_limits_of_fused_activations_at_ties(zero: int, activation: int) -> None:
-    """6 / 4 = 1.5 and 1 / 4 = 0.25, 6 / 12 = 0.5, 1 / 2 = 0.5: XNNPACK rounds the limit to even after adding the zero point."""
+    """6 / 4, 6 / 12, 1 / 2: XNNPACK rounds the limit to even after adding the zero point."""
     for scale in (4.0, 12.0, 2.0, 6.0 / 5.0, 2.4):
         b = Builder()
         x = b.tensor((1, 256), "int8", scale=scale, zero_point=zero)
@@ -123,7 +123,13 @@ def test_batches_of_any_size_agree() -> None:
     assert run_int(graph, x[:0], Runtime.BUILTIN)[graph.outputs[0]].shape[0] == 0
 
 
-TANH_NEAR_TIES = (0.010294721461832523, 0.009994658641517162, 0.042769189924001694, 0.05776141211390495, 0.0445454902946949)
+TANH_NEAR_TIES = (
+    0.010294721461832523,
+    0.009994658641517162,
+    0.042769189924001694,
+    0.05776141211390495,
+    0.0445454902946949,
+)
 LOGISTIC_NEAR_TIES = (
     0.004798093810677528, 0.04892382770776749, 0.0293721966445446, 0.03578312322497368, 0.04153050109744072,
     0.01676139235496521, 0.03083193674683571, 0.05633009225130081, 0.007034145761281252, 0.035034023225307465,

@@ -24,7 +24,9 @@ def _conv_without_bias(b: Builder) -> tuple[int, int]:
     return x, y
 
 
-def _dense(b: Builder, *, x_type: str = "int8", w_scale: object = 0.5, zero: int = 0, bias: int = 0, axis: int = 0) -> tuple[int, int]:
+def _dense(
+    b: Builder, *, x_type: str = "int8", w_scale: object = 0.5, zero: int = 0, bias: int = 0, axis: int = 0
+) -> tuple[int, int]:
     x, y = b.tensor((1, 4), x_type, **Q), b.tensor((1, 4), x_type, **Q)
     w = b.tensor((4, 4), "int8", data=np.full((4, 4), 127), scale=w_scale, zero_point=zero, axis=axis)
     c = b.tensor((4,), "int32", data=np.full(4, bias), scale=0.25)
@@ -32,7 +34,9 @@ def _dense(b: Builder, *, x_type: str = "int8", w_scale: object = 0.5, zero: int
     return x, y
 
 
-def _unary(op: str, x: dict, y: dict, shape: tuple[int, ...] = (1, 4), version: int = 2, **options: object) -> Callable[[Builder], tuple[int, int]]:
+def _unary(
+    op: str, x: dict, y: dict, shape: tuple[int, ...] = (1, 4), version: int = 2, **options: object
+) -> Callable[[Builder], tuple[int, int]]:
     def make(b: Builder) -> tuple[int, int]:
         i, o = b.tensor(shape, **x), b.tensor(shape, **y)
         b.op(op, [i], [o], version=version, **options)
@@ -84,7 +88,10 @@ REFUSED: dict[str, tuple[Callable[[Builder], tuple[int, int]], str]] = {
     "other channel axis": (lambda b: _dense(b, w_scale=[0.5, 0.5, 0.25, 0.5], axis=1), "another axis"),
     "computed weights": (_live_weights, "not constant"),
     "softmax output scale": (_unary("SOFTMAX", I8, I8, beta=1.0), "1/256"),
-    "softmax without beta": (_unary("SOFTMAX", I8, {"dtype": "int8", "scale": 1 / 256, "zero_point": -128}, beta=0.0), "beta"),
+    "softmax without beta": (
+        _unary("SOFTMAX", I8, {"dtype": "int8", "scale": 1 / 256, "zero_point": -128}, beta=0.0),
+        "beta",
+    ),
     "logistic output scale": (_unary("LOGISTIC", I8, I8), "0.00390625"),
     "tanh output scale": (_unary("TANH", I8, I8), "0.0078125"),
     "quantize to int16": (_unary("QUANTIZE", {"dtype": "float32"}, {"dtype": "int16", **Q}), "int8 or uint8"),
@@ -93,9 +100,23 @@ REFUSED: dict[str, tuple[Callable[[Builder], tuple[int, int]], str]] = {
     "mean over a missing axis": (_mean_without_axes, "axis that does not exist"),
     "negative padding": (_negative_pad, "negative"),
     "output shape": (_wrong_shape, "shape"),
-    "reshape with another scale": (_unary("RESHAPE", I8, {"dtype": "int8", "scale": 0.25}, version=1), "different scales"),
+    "reshape with another scale": (
+        _unary("RESHAPE", I8, {"dtype": "int8", "scale": 0.25}, version=1),
+        "different scales",
+    ),
     "unknown activation": (
-        _unary("MAX_POOL_2D", I8, I8, (1, 1, 1, 1), padding=1, stride_h=1, stride_w=1, filter_height=1, filter_width=1, fused_activation=5),
+        _unary(
+            "MAX_POOL_2D",
+            I8,
+            I8,
+            (1, 1, 1, 1),
+            padding=1,
+            stride_h=1,
+            stride_w=1,
+            filter_height=1,
+            filter_width=1,
+            fused_activation=5,
+        ),
         "activation",
     ),
     "no stride": (

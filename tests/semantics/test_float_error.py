@@ -39,7 +39,10 @@ def float_case(op: str, rng: Rng, batch: int = 12) -> tuple[bytes, np.ndarray]:
         ins = [x, w, b.tensor((m,), data=_values(rng, (m,)))] if rng.random() < 0.7 else [x, w, -1]
         b.op(op, ins, [y], fused_activation=act)
     elif op in ("CONV_2D", "DEPTHWISE_CONV_2D"):
-        h, c, m, k, s = (int(v) for v in (rng.integers(4, 9), rng.integers(1, 9), rng.integers(1, 9), pick(rng, 1, 3), rng.integers(1, 3)))
+        h, c, m, k, s = (
+            int(v)
+            for v in (rng.integers(4, 9), rng.integers(1, 9), rng.integers(1, 9), pick(rng, 1, 3), rng.integers(1, 3))
+        )
         shape, same = (1, h, h, c), bool(rng.integers(2))
         p, q = output_shape(h, h, (k, k), (s, s), (1, 1), same)
         deep = op == "DEPTHWISE_CONV_2D"
@@ -55,7 +58,17 @@ def float_case(op: str, rng: Rng, batch: int = 12) -> tuple[bytes, np.ndarray]:
         shape, same = (1, h, h, c), bool(rng.integers(2))
         p, q = output_shape(h, h, (k, k), (s, s), (1, 1), same)
         x, y = b.tensor(shape), b.tensor((1, p, q, c))
-        b.op(op, [x], [y], fused_activation=act, padding=0 if same else 1, stride_h=s, stride_w=s, filter_height=k, filter_width=k)
+        b.op(
+            op,
+            [x],
+            [y],
+            fused_activation=act,
+            padding=0 if same else 1,
+            stride_h=s,
+            stride_w=s,
+            filter_height=k,
+            filter_width=k,
+        )
     elif op == "MEAN":
         shape = (1, *(int(v) for v in rng.integers(1, 12, 3)))
         axes, keep = pick(rng, (1, 2), (1,), (3,), (1, 2, 3)), bool(rng.integers(2))
@@ -119,7 +132,11 @@ def test_bound_holds_everywhere(op: str) -> None:
 
 def _sweep() -> np.ndarray:
     rng = np.random.default_rng(0)
-    parts = (np.linspace(-20, 20, 200_001), np.linspace(-105, 105, 50_001), rng.normal(size=50_000) * 10.0 ** rng.uniform(-8, 2, 50_000))
+    parts = (
+        np.linspace(-20, 20, 200_001),
+        np.linspace(-105, 105, 50_001),
+        rng.normal(size=50_000) * 10.0 ** rng.uniform(-8, 2, 50_000),
+    )
     return np.concatenate(parts).astype(np.float32)
 
 
