@@ -93,7 +93,7 @@ def _check_values(region: Region, rows: Array, codec: InputCodec) -> bool:
     if region.values != "codes":
         return False
     if not integers:
-        raise DataError("QEB454", "`values: codes` needs an integer array", found=f"dtype {rows.dtype}")
+        raise DataError("QEB457", "`values: codes` needs an integer array", found=f"dtype {rows.dtype}")
     lo, hi = codec.dtype.code_range
     if rows.size and (int(rows.min()) < lo or int(rows.max()) > hi):
         raise DataError(

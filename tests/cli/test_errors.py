@@ -131,7 +131,7 @@ GATE = [
     ("sample too large", {"region": "kind: points, data: x.npy, sample: 99"}, 2, "QEB248", []),
     ("box of a wrong size", {"region": "kind: box, lower: [0, 0, 0, 0, 0], upper: 1"}, 2, "QEB243", []),
     ("integers that do not say what they are", {"region": "kind: points, data: i.npy"}, 2, "QEB241", []),
-    ("codes in floats", {"region": "kind: points, data: x.npy, values: codes"}, 4, "QEB454", []),
+    ("codes in floats", {"region": "kind: points, data: x.npy, values: codes"}, 4, "QEB457", []),
     ("codes out of range", {"region": "kind: points, data: i.npy, values: codes"}, 4, "QEB455", []),
     (
         "preprocess per channel",

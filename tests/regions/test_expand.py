@@ -225,7 +225,7 @@ def test_per_channel_preprocess() -> None:
     ("region", "row", "code"),
     [
         (Region("points"), np.array([1, 2], np.uint8), "QEB241"),
-        (Region("points", values="codes"), np.array([1.0, 2.0]), "QEB454"),
+        (Region("points", values="codes"), np.array([1.0, 2.0]), "QEB457"),
         (Region("points", values="codes"), np.array([1, 200]), "QEB455"),
         (Region("points"), np.array([np.nan]), "QEB456"),
         (Region("points"), np.array([1e300]), "QEB456"),
