@@ -1,0 +1,382 @@
+"""Constant linear maps between flattened tensors, without building convolution matrices.
+
+Each map offers ``forward`` (``x [B, n] -> [B, m]``), ``back`` (``y [R, m] -> [R, n]``, the transpose)
+and ``absolute`` (the map of absolute weights).  ``terms`` bounds the number of products in any one
+entry of either, for the roundoff bound gamma(terms).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sp
+
+from qebgate.numerics.rounding import F64
+
+
+class LinearMap(ABC):
+    """A linear map R^n -> R^m with float64 weights."""
+
+    @property
+    @abstractmethod
+    def n(self) -> int:
+        """Size of the flattened input."""
+
+    @property
+    @abstractmethod
+    def m(self) -> int:
+        """Size of the flattened output."""
+
+    @property
+    @abstractmethod
+    def terms(self) -> int:
+        """Largest number of products summed into one entry, forward or back."""
+
+    @property
+    @abstractmethod
+    def macs(self) -> int:
+        """Multiply-adds of one forward or backward application."""
+
+    @abstractmethod
+    def forward(self, x: F64) -> F64: ...
+
+    @abstractmethod
+    def back(self, y: F64) -> F64: ...
+
+    @abstractmethod
+    def _abs(self) -> LinearMap: ...
+
+    @abstractmethod
+    def minus(self, other: LinearMap) -> LinearMap:
+        """``self - other``; each weight is rounded once (covered by ``terms + 1``)."""
+
+    @cached_property
+    def absolute(self) -> LinearMap:
+        return self._abs()
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(LinearMap):
+    """``rows`` independent applications of one matrix ``w [out, in]`` (one for a plain dense layer)."""
+
+    w: F64
+    rows: int = 1
+
+    @property
+    def n(self) -> int:
+        return self.rows * self.w.shape[1]
+
+    @property
+    def m(self) -> int:
+        return self.rows * self.w.shape[0]
+
+    @property
+    def terms(self) -> int:
+        return max(self.w.shape)
+
+    @property
+    def macs(self) -> int:
+        return self.rows * self.w.size
+
+    def forward(self, x: F64) -> F64:
+        return (x.reshape(-1, self.w.shape[1]) @ self.w.T).reshape(len(x), self.m)
+
+    def back(self, y: F64) -> F64:
+        return (y.reshape(-1, self.w.shape[0]) @ self.w).reshape(len(y), self.n)
+
+    def _abs(self) -> Dense:
+        return Dense(np.abs(self.w), self.rows)
+
+    def minus(self, other: LinearMap) -> LinearMap:
+        if isinstance(other, Dense) and other.w.shape == self.w.shape and other.rows == self.rows:
+            return Dense(self.w - other.w, self.rows)
+        return Difference(self, other)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Geometry of a two-dimensional sliding window (TFLite's padding rules already resolved)."""
+
+    size_in: tuple[int, int]
+    size_out: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    pad: tuple[int, int]
+    """Rows above and columns to the left; what is missing below and to the right follows."""
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """Size of the padded input that covers every tap."""
+        h, w = (
+            (o - 1) * s + (k - 1) * d + 1
+            for o, s, k, d in zip(self.size_out, self.stride, self.kernel, self.dilation, strict=True)
+        )
+        return max(h, self.size_in[0] + self.pad[0]), max(w, self.size_in[1] + self.pad[1])
+
+    def tap(self, i: int, j: int) -> tuple[slice, slice]:
+        """Where kernel position (i, j) reads in the padded input."""
+        (si, sj), (di, dj), (oh, ow) = self.stride, self.dilation, self.size_out
+        return (
+            slice(i * di, i * di + (oh - 1) * si + 1, si),
+            slice(j * dj, j * dj + (ow - 1) * sj + 1, sj),
+        )
+
+    def embed(self, x: F64) -> F64:
+        """``[B, H, W, C]`` zero-padded to :attr:`padded`."""
+        ph, pw = self.padded
+        t, left = self.pad
+        (h, w), c = self.size_in, x.shape[3]
+        out = np.zeros((x.shape[0], ph, pw, c))
+        out[:, t : t + h, left : left + w] = x
+        return out
+
+    def crop(self, x: F64) -> F64:
+        """The transpose of :meth:`embed`."""
+        t, left = self.pad
+        return x[:, t : t + self.size_in[0], left : left + self.size_in[1]]
+
+
+@dataclass(frozen=True, eq=False)
+class Conv(LinearMap):
+    """CONV_2D with ``kernel [kh, kw, in, out]``."""
+
+    kernel: F64
+    window: Window
+
+    @property
+    def n(self) -> int:
+        return self.window.size_in[0] * self.window.size_in[1] * self.kernel.shape[2]
+
+    @property
+    def m(self) -> int:
+        return self.window.size_out[0] * self.window.size_out[1] * self.kernel.shape[3]
+
+    @property
+    def terms(self) -> int:
+        kh, kw, ci, co = self.kernel.shape
+        return kh * kw * max(ci, co)
+
+    @property
+    def macs(self) -> int:
+        return self.window.size_out[0] * self.window.size_out[1] * self.kernel.size
+
+    def forward(self, x: F64) -> F64:
+        win = self.window
+        kh, kw, ci, co = self.kernel.shape
+        xp = win.embed(x.reshape(len(x), *win.size_in, ci))
+        y = np.zeros((len(x), *win.size_out, co))
+        for i in range(kh):
+            for j in range(kw):
+                rows, cols = win.tap(i, j)
+                y += xp[:, rows, cols] @ self.kernel[i, j]
+        return y.reshape(len(x), self.m)
+
+    def back(self, y: F64) -> F64:
+        win = self.window
+        kh, kw, ci, co = self.kernel.shape
+        yy = y.reshape(-1, co)
+        xp = np.zeros((len(y), *win.padded, ci))
+        for i in range(kh):
+            for j in range(kw):
+                rows, cols = win.tap(i, j)
+                xp[:, rows, cols] += (yy @ self.kernel[i, j].T).reshape(len(y), *win.size_out, ci)
+        return win.crop(xp).reshape(len(y), self.n)
+
+    def _abs(self) -> Conv:
+        return Conv(np.abs(self.kernel), self.window)
+
+    def minus(self, other: LinearMap) -> LinearMap:
+        if isinstance(other, Conv) and other.window == self.window and other.kernel.shape == self.kernel.shape:
+            return Conv(self.kernel - other.kernel, self.window)
+        return Difference(self, other)
+
+
+@dataclass(frozen=True, eq=False)
+class Depthwise(LinearMap):
+    """DEPTHWISE_CONV_2D with ``kernel [kh, kw, in, multiplier]``; output channel ``c * multiplier + k``."""
+
+    kernel: F64
+    window: Window
+
+    @property
+    def n(self) -> int:
+        return self.window.size_in[0] * self.window.size_in[1] * self.kernel.shape[2]
+
+    @property
+    def m(self) -> int:
+        return self.window.size_out[0] * self.window.size_out[1] * self.kernel.shape[2] * self.kernel.shape[3]
+
+    @property
+    def terms(self) -> int:
+        kh, kw, _, mult = self.kernel.shape
+        return kh * kw * mult
+
+    @property
+    def macs(self) -> int:
+        return self.window.size_out[0] * self.window.size_out[1] * self.kernel.size
+
+    def forward(self, x: F64) -> F64:
+        win = self.window
+        kh, kw, c, mult = self.kernel.shape
+        xp = win.embed(x.reshape(len(x), *win.size_in, c))
+        y = np.zeros((len(x), *win.size_out, c, mult))
+        for i in range(kh):
+            for j in range(kw):
+                rows, cols = win.tap(i, j)
+                y += xp[:, rows, cols, :, None] * self.kernel[i, j]
+        return y.reshape(len(x), self.m)
+
+    def back(self, y: F64) -> F64:
+        win = self.window
+        kh, kw, c, mult = self.kernel.shape
+        yy = y.reshape(len(y), *win.size_out, c, mult)
+        xp = np.zeros((len(y), *win.padded, c))
+        for i in range(kh):
+            for j in range(kw):
+                rows, cols = win.tap(i, j)
+                if mult == 1:
+                    xp[:, rows, cols] += yy[..., 0] * self.kernel[i, j, :, 0]
+                else:
+                    xp[:, rows, cols] += np.einsum("bhwck,ck->bhwc", yy, self.kernel[i, j])
+        return win.crop(xp).reshape(len(y), self.n)
+
+    def _abs(self) -> Depthwise:
+        return Depthwise(np.abs(self.kernel), self.window)
+
+    def minus(self, other: LinearMap) -> LinearMap:
+        if isinstance(other, Depthwise) and other.window == self.window and other.kernel.shape == self.kernel.shape:
+            return Depthwise(self.kernel - other.kernel, self.window)
+        return Difference(self, other)
+
+
+@dataclass(frozen=True)
+class Scale(LinearMap):
+    """Multiplication by one number: the identity for 1.0."""
+
+    factor: float
+    size: int
+
+    @property
+    def n(self) -> int:
+        return self.size
+
+    @property
+    def m(self) -> int:
+        return self.size
+
+    @property
+    def terms(self) -> int:
+        return 1
+
+    @property
+    def macs(self) -> int:
+        return self.size
+
+    def forward(self, x: F64) -> F64:
+        return x if self.factor == 1.0 else x * self.factor
+
+    def back(self, y: F64) -> F64:
+        return self.forward(y)
+
+    def _abs(self) -> Scale:
+        return Scale(abs(self.factor), self.size)
+
+    def minus(self, other: LinearMap) -> LinearMap:
+        if isinstance(other, Scale) and other.size == self.size:
+            return Scale(self.factor - other.factor, self.size)
+        return Difference(self, other)
+
+
+@dataclass(frozen=True, eq=False)
+class Sparse(LinearMap):
+    """Any sparse matrix ``[m, n]``: pools, means, padding, gathering."""
+
+    matrix: sp.csr_matrix
+
+    @property
+    def n(self) -> int:
+        return int(self.matrix.shape[1])
+
+    @property
+    def m(self) -> int:
+        return int(self.matrix.shape[0])
+
+    @cached_property
+    def _transposed(self) -> sp.csr_matrix:
+        return self.matrix.T.tocsr()
+
+    @cached_property
+    def _terms(self) -> int:
+        longest = [np.diff(a.indptr).max(initial=0) for a in (self.matrix, self._transposed)]
+        return int(max(1, *longest))
+
+    @property
+    def terms(self) -> int:
+        return self._terms
+
+    @property
+    def macs(self) -> int:
+        return int(self.matrix.nnz)
+
+    def forward(self, x: F64) -> F64:
+        return np.ascontiguousarray((self.matrix @ x.T).T)
+
+    def back(self, y: F64) -> F64:
+        return np.ascontiguousarray((self._transposed @ y.T).T)
+
+    def _abs(self) -> Sparse:
+        return Sparse(abs(self.matrix))
+
+    def minus(self, other: LinearMap) -> LinearMap:
+        if isinstance(other, Sparse) and other.matrix.shape == self.matrix.shape:
+            return Sparse((self.matrix - other.matrix).tocsr())
+        return Difference(self, other)
+
+
+@dataclass(frozen=True, eq=False)
+class Difference(LinearMap):
+    """``a - b`` for two maps of different kinds; its absolute map is ``|a| + |b|``, an upper bound."""
+
+    a: LinearMap
+    b: LinearMap
+    sign: float = -1.0
+
+    @property
+    def n(self) -> int:
+        return self.a.n
+
+    @property
+    def m(self) -> int:
+        return self.a.m
+
+    @property
+    def terms(self) -> int:
+        return self.a.terms + self.b.terms
+
+    @property
+    def macs(self) -> int:
+        return self.a.macs + self.b.macs
+
+    def forward(self, x: F64) -> F64:
+        return self.a.forward(x) + self.sign * self.b.forward(x)
+
+    def back(self, y: F64) -> F64:
+        return self.a.back(y) + self.sign * self.b.back(y)
+
+    def _abs(self) -> Difference:
+        return Difference(self.a.absolute, self.b.absolute, 1.0)
+
+    def minus(self, other: LinearMap) -> LinearMap:
+        return Difference(self, other)
+
+
+def gather(index: np.ndarray, n: int, keep: np.ndarray | None = None) -> Sparse:
+    """The map ``y_k = x_index[k]`` (0 where ``keep`` is False)."""
+    m = index.size
+    rows = np.arange(m) if keep is None else np.flatnonzero(keep)
+    cols = index.ravel()[rows]
+    return Sparse(sp.csr_matrix((np.ones(rows.size), (rows, cols)), shape=(m, n)))

@@ -1,0 +1,257 @@
+"""Linear bounds of one neuron's activation: clamp, staircase and gap.
+
+A *line* bounds a function from above by ``slope * x + intercept`` on an interval.  Any slope is
+allowed; the intercept is then the supremum of ``f(x) - slope * x``, which for the piecewise functions
+here is attained at a few breakpoints, and is rounded upwards.  Soundness therefore never depends on how
+a slope was chosen, and slopes may be optimised freely.
+
+Only bounds from above are written out: a bound from below is the negated bound from above of the
+mirrored neuron (:meth:`Neurons.mirrored`).
+
+Relations used (method.md, section 1):
+
+* float side ``h = clamp(z, a, b)``;
+* quantized side ``hq = u * clamp(round(zq / u))``: between the staircases
+  ``ceil(zq/u - below)`` and ``floor(zq/u + above)``, clamped to the codes that can occur;
+* gap ``delta = hq - h`` with ``D = zq - z`` and one shared rounding error ``xi``:
+  ``zq' = zq + xi``, ``D' = D + xi``, and with ``relu(v) = max(v, 0)``
+  ``delta = D' + relu(aq - zq') - relu(a - z) - relu(zq' - bq) + relu(z - b)``;
+  also ``delta`` is between ``min(0, D')`` and ``max(0, D')`` up to the mismatch of the two clamps
+  (Paulsen et al., NeuroDiff, arXiv 2009.09943).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from qebgate.domains.gap import Interval
+from qebgate.numerics.rounding import F64, TINY64, U64, down, up
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Line:
+    """``slope * x + intercept`` above a function of x; arrays [m]."""
+
+    slope: F64
+    intercept: F64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GapLine:
+    """``d * D + z * z + q * zq + intercept`` above delta; arrays [m]."""
+
+    d: F64
+    z: F64
+    q: F64
+    intercept: F64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Neurons:
+    """What is known of ``m`` neurons before their activation.
+
+    ``z``, ``q``, ``d``: float and quantized pre-activation and their gap (before rounding).
+    ``a``, ``b``: the float clamp, ``aq``, ``bq`` the quantized one (infinite where there is none).
+    ``below``, ``above``: rounding envelope in real units.  ``unit`` is the output quantum, or None where
+    the quantized value is not on a grid; ``k`` are then bounds of the centred codes, else of nothing.
+    """
+
+    z: Interval
+    q: Interval
+    d: Interval
+    a: float
+    b: float
+    aq: float
+    bq: float
+    below: F64
+    above: F64
+    unit: float | None
+    k: Interval | None
+
+    def mirrored(self) -> Neurons:
+        """The same neurons with every quantity negated."""
+        neg = lambda i: Interval(-i.hi, -i.lo)  # noqa: E731
+        return Neurons(
+            neg(self.z), neg(self.q), neg(self.d), -self.b, -self.a, -self.bq, -self.aq,
+            self.above, self.below, self.unit, None if self.k is None else neg(self.k),
+        )  # fmt: skip
+
+    @property
+    def rounded(self) -> Interval:
+        """``zq'``: the quantized pre-activation after rounding, before the clamp."""
+        return self.q.widened(self.below, self.above)
+
+    @property
+    def rounded_gap(self) -> Interval:
+        """``D'``."""
+        return self.d.widened(self.below, self.above)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Activation:
+    """Bounds from above of h, hq and delta, and the interval bound of delta that they imply."""
+
+    h: Line
+    g: Line
+    d: GapLine
+    delta: F64
+
+
+def total(*parts: F64 | float) -> F64:
+    """The sum of a few terms, each itself the result of at most two roundings, rounded upwards."""
+    s = sum(parts, np.zeros(()))
+    mag = sum((np.abs(p) for p in parts), np.zeros(()))
+    return up(s + (8 * U64) * mag + 4 * TINY64)
+
+
+def _slope(dy: F64, dx: F64) -> F64:
+    """dy / dx where dx > 0, else 0; always finite."""
+    ok = dx > 0
+    with np.errstate(over="ignore"):
+        s = np.where(ok, dy, 0.0) / np.where(ok, dx, 1.0)
+    return np.where(np.isfinite(s), s, 0.0)
+
+
+def _best(xs: list[F64], ys: list[F64], slopes: list[F64], centre: F64) -> Line:
+    """Of the lines with the given slopes above the points (xs, ys), the lowest at the centre."""
+    x, y, s = np.stack(xs), np.stack(ys), np.stack(np.broadcast_arrays(*slopes))
+    prod = s[:, None] * x[None]
+    c = total(y[None], -prod).max(axis=1)
+    pick = np.argmin(c + s * centre, axis=0)[None]
+    return Line(np.take_along_axis(s, pick, 0)[0], np.take_along_axis(c, pick, 0)[0])
+
+
+def clamp_line(x: Interval, a: float, b: float) -> Line:
+    """Above ``clamp(x, a, b)``: breakpoints are the ends and the clamp's corners."""
+    pa, pb = np.clip(a, x.lo, x.hi), np.clip(b, x.lo, x.hi)
+    xs = [x.lo, x.hi, pa, pb]
+    fl, fu = np.clip(x.lo, a, b), np.clip(x.hi, a, b)
+    slopes = [np.zeros_like(x.lo), np.ones_like(x.lo), _slope(fu - fl, x.width), _slope(fu - fl, pb - x.lo)]
+    return _best(xs, [np.clip(p, a, b) for p in xs], slopes, x.centre)
+
+
+def staircase_line(x: Interval, k: Interval, unit: float, above: F64) -> Line:
+    """Above ``unit * min(k.hi, max(k.lo, floor(x / unit + above)))``.
+
+    For a slope s >= 0 the supremum of ``staircase - s x`` is attained at the left end of a step.  Left
+    ends lie on one straight line except the first, so three of them decide: the step at ``x.lo``, the
+    next one, the last one.
+    """
+    lo, hi = k.lo, k.hi
+
+    def left_end(code: F64) -> F64:
+        edge = (code - above) * unit
+        return np.clip(down(edge - 4 * U64 * (np.abs(code) + above) * unit), x.lo, x.hi)
+
+    at = x.lo / unit
+    first = np.clip(np.floor(up(at + above + 4 * U64 * (np.abs(at) + above))), lo, hi)
+    second = np.minimum(first + 1, hi)
+    xs = [x.lo, left_end(second), left_end(hi)]
+    ys = [first * unit, second * unit, hi * unit]
+    ones = np.ones_like(x.lo)
+    slopes = [0 * ones, ones, _slope(ys[2] - ys[0], xs[2] - xs[0]), _slope(ys[2] - ys[0], x.width)]
+    return _best(xs, ys, slopes, x.centre)
+
+
+def _relu_chord(x: Interval) -> tuple[F64, F64]:
+    """Slope and intercept of the line above ``relu`` on x (the triangle's upper side)."""
+    s = np.where(x.lo >= 0, 1.0, np.where(x.hi <= 0, 0.0, _slope(x.hi, x.width)))
+    c = np.maximum(total(np.maximum(x.lo, 0.0), -s * x.lo), total(np.maximum(x.hi, 0.0), -s * x.hi))
+    exact = (x.lo >= 0) | (x.hi <= 0)
+    return s, np.where(exact, 0.0, np.maximum(c, 0.0))
+
+
+def _relu_step(x: Interval, lean: float) -> F64:
+    """Slope 0 or 1 of a line below ``relu`` through the origin; ``lean`` decides for undecided neurons."""
+    return np.where(x.lo >= 0, 1.0, np.where(x.hi <= 0, 0.0, lean))
+
+
+def mismatch(x: Interval, n: Neurons) -> F64:
+    """Largest ``clamp(v, aq, bq) - clamp(v, a, b)`` over v in x (0 where the clamps agree)."""
+    if n.a == n.aq and n.b == n.bq:
+        return np.zeros_like(x.lo)
+    points = np.stack([x.lo, x.hi, *(np.clip(p, x.lo, x.hi) for p in (n.a, n.b, n.aq, n.bq))])
+    diff = np.clip(points, n.aq, n.bq) - np.clip(points, n.a, n.b)
+    same = (n.a <= points) & (points <= n.b) & (n.aq <= points) & (points <= n.bq)
+    return np.where(same, 0.0, up(diff)).max(axis=0)
+
+
+def above(n: Neurons, h_below: Line | None = None) -> Activation:
+    """All lines from above; ``h_below`` is the float side's line from below."""
+    h = clamp_line(n.z, n.a, n.b)
+    if n.unit is not None and n.k is not None:
+        g = staircase_line(n.q, n.k, n.unit, n.above / n.unit)
+        g_hi = n.k.hi * n.unit
+    else:
+        qp = n.rounded
+        g = clamp_line(qp, n.aq, n.bq)  # in zq' = zq + xi
+        g = Line(g.slope, total(g.intercept, g.slope * n.above))
+        g_hi = np.clip(qp.hi, n.aq, n.bq)
+    if h_below is None:
+        m = clamp_line(Interval(-n.z.hi, -n.z.lo), -n.b, -n.a)
+        h_below = Line(m.slope, -m.intercept)
+    lines, ends = _gap_candidates(n, g, h_below, g_hi)
+    delta = np.minimum.reduce(ends)
+    zero = np.zeros_like(delta)
+    lines.append(GapLine(zero, zero, zero, delta))
+    pick = np.argmin(np.stack([_score(x, n) for x in lines]), axis=0)[None]
+    take = lambda name: np.take_along_axis(np.stack([getattr(x, name) for x in lines]), pick, 0)[0]  # noqa: E731
+    return Activation(h, g, GapLine(take("d"), take("z"), take("q"), take("intercept")), delta)
+
+
+SPREAD = 0.5
+
+
+def _score(line: GapLine, n: Neurons) -> F64:
+    """How good a line above delta is likely to be: its height over the box, with ``zq = z + D``."""
+    z, d = line.z + line.q, line.d + line.q
+    spread = np.abs(z) * n.z.width + np.abs(d) * n.d.width
+    # of lines that say the same, the one in D alone keeps the correlation of the two networks
+    tie = 1e-6 * (np.abs(line.z) * n.z.width + np.abs(line.q) * n.q.width)
+    return line.intercept + z * n.z.centre + d * n.d.centre + 0.5 * SPREAD * spread + tie
+
+
+def _gap_candidates(n: Neurons, g: Line, h_below: Line, g_hi: F64) -> tuple[list[GapLine], list[F64]]:
+    """Lines above delta, cheap correlation first, and constants above delta."""
+    zero = np.zeros_like(n.z.lo)
+    dp, qp = n.rounded_gap, n.rounded
+    lines: list[GapLine] = []
+    ends: list[F64] = []
+
+    # delta = D' + relu(aq - zq') - relu(a - z) - relu(zq' - bq) + relu(z - b)
+    def over(x: Interval, edge: float) -> Interval:  # x - edge
+        return Interval(down(x.lo - edge), up(x.hi - edge)) if np.isfinite(edge) else Interval(zero - 1.0, zero - 1.0)
+
+    def under(x: Interval, edge: float) -> Interval:  # edge - x
+        return Interval(down(edge - x.hi), up(edge - x.lo)) if np.isfinite(edge) else Interval(zero - 1.0, zero - 1.0)
+
+    r1, r2, r3, r4 = under(qp, n.aq), under(n.z, n.a), over(qp, n.bq), over(n.z, n.b)
+    s1, c1 = _relu_chord(r1)
+    s4, c4 = _relu_chord(r4)
+    edge = lambda v: v if np.isfinite(v) else 0.0  # noqa: E731
+    for lean in (0.0, 1.0):
+        s2, s3 = _relu_step(r2, lean), _relu_step(r3, lean)
+        net = 1.0 - s1 - s3
+        slack = 4 * U64  # |net| after two roundings
+        xi = np.maximum((net + slack) * n.above, (slack - net) * n.below)
+        c = total(xi, c1, s1 * edge(n.aq), c4, -s4 * edge(n.b), s3 * edge(n.bq), -s2 * edge(n.a))
+        # the slopes of zq, z are sums of two, each rounded once: charged to the intercept
+        c = total(c, 2 * U64 * n.q.magnitude, 2 * U64 * n.z.magnitude)
+        lines.append(GapLine(zero + 1.0, s2 + s4, -(s1 + s3), c))
+    pos = lambda r: np.maximum(r.hi, 0.0)  # noqa: E731
+    low = lambda r: np.maximum(r.lo, 0.0)  # noqa: E731
+    ends.append(total(dp.hi, pos(r1), -low(r2), -low(r3), pos(r4)))
+
+    # between min(0, D') and max(0, D'), plus the mismatch of the clamps
+    gap = np.minimum(mismatch(qp, n), mismatch(n.z, n))
+    s, c = _relu_chord(dp)
+    lines.append(GapLine(s, zero, zero, total(c, s * n.above, gap)))
+    ends.append(np.where(gap == 0.0, np.maximum(dp.hi, 0.0), up(np.maximum(dp.hi, 0.0) + gap)))
+
+    # two independent bounds
+    lines.append(GapLine(zero, -h_below.slope, g.slope, total(g.intercept, -h_below.intercept)))
+    h_lo = np.clip(n.z.lo, n.a, n.b)
+    ends.append(np.where(g_hi == h_lo, 0.0, up(g_hi - h_lo)))
+    return lines, ends

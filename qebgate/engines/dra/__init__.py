@@ -1,0 +1,1 @@
+"""Differential reachability analysis: certified bounds of a pair over a box of inputs."""

@@ -1,0 +1,167 @@
+"""The whole analysis: layers in order, back-substitution where intervals leave something open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qebgate.domains.gap import Gap, Interval, tighten
+from qebgate.domains.layers import ROOT, Affine, Layer, MaxPool, Opaque
+from qebgate.domains.linear_map import Scale
+from qebgate.engines.dra.backward import Backward, Form, Pre
+from qebgate.engines.dra.forward import (
+    PreActivation,
+    activate,
+    affine_intervals,
+    constant_layer,
+    max_pool,
+    resolve,
+)
+from qebgate.numerics.rounding import F64
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Switches of the analysis.
+
+    ``refine`` back-substitutes hidden layers (else intervals only).  ``work`` bounds the multiply-adds
+    of all hidden back-substitution; ``chunk`` the bytes of one coefficient array.  ``whole`` is the
+    share of open neurons from which a layer is refined as a whole.
+    """
+
+    refine: bool = True
+    work: float = 2e11
+    chunk: int = 1 << 27
+    whole: float = 0.1
+
+
+@dataclass
+class Analysis:
+    """Bounds of every value of a program over a box; :meth:`run` fills it."""
+
+    layers: Sequence[Layer]
+    root: Interval
+    settings: Settings = field(default_factory=Settings)
+    tick: Callable[[int, int], None] = lambda done, total: None
+    states: dict[int, Gap] = field(default_factory=dict)
+    work_left: float = 0.0
+    skipped: int = 0
+    """Layers that were not refined because the work limit was reached."""
+
+    def run(self) -> Analysis:
+        """Analyse all layers."""
+        x = self.root
+        zero = np.zeros_like(x.lo)
+        self.states[ROOT] = Gap(x, x, Interval(zero, zero))
+        self.backward = Backward(x)
+        self.work_left = self.settings.work
+        self._direct: set[int] = set()  # values whose entries are independent functions of one input each
+        self._below = 0.0  # multiply-adds of one row pushed from here to the root
+        for k, layer in enumerate(self.layers):
+            self.tick(k, len(self.layers))
+            inputs = [self.states[i] for i in layer.inputs]
+            if isinstance(layer, Affine):
+                self._affine(layer, inputs)
+            elif isinstance(layer, MaxPool):
+                out, resolved = max_pool(layer, inputs[0])
+                self.states[layer.output] = out
+                self.backward.push(resolved)
+            else:
+                self._opaque(layer, inputs)
+        return self
+
+    def gap(self, output: int, index: NDArray[np.intp]) -> Interval:
+        """Final bounds of the gap at some entries of a value: both streams and the interval, intersected."""
+        state = self.states[output]
+        best = Interval(state.delta.lo[index], state.delta.hi[index])
+
+        def rows(idx: NDArray[np.intp], sign: float) -> tuple[Form, Form]:
+            one = np.zeros((idx.size, state.size))
+            one[np.arange(idx.size), idx] = sign
+            return Form(d=one), Form(h=-one, g=one)
+
+        for part in np.array_split(np.arange(index.size), max(1, -(-index.size // self._rows(state.size)))):
+            for pick in (0, 1):
+                hi = self.backward.value(output, rows(index[part], 1.0)[pick])
+                lo = -self.backward.value(output, rows(index[part], -1.0)[pick])
+                best.lo[part] = np.maximum(best.lo[part], lo)
+                best.hi[part] = np.minimum(best.hi[part], hi)
+        return Interval(best.lo, best.hi)
+
+    def _affine(self, layer: Affine, inputs: Sequence[Gap]) -> None:
+        pre = affine_intervals(layer, inputs)
+        if self.settings.refine and self._deep(layer):
+            pre = self._refine(layer, inputs, pre)
+        out, over, under = activate(layer, pre, inputs)
+        self.states[layer.output] = out
+        self.backward.push(resolve(layer, pre, inputs, out, over, under))
+        self._below += 2.0 * layer.macs
+        if not self._deep(layer) and all(isinstance(m, Scale) for m in (*layer.f, *layer.q)) and layer.f[0] == layer.q[0]:
+            self._direct.add(layer.output)
+
+    def _opaque(self, layer: Opaque, inputs: Sequence[Gap]) -> None:
+        out = layer.transform(inputs)
+        self.states[layer.output] = out
+        self.backward.push(constant_layer(layer, layer.inputs, out))
+
+    def _deep(self, layer: Affine) -> bool:
+        """Whether back-substitution can be better than intervals: not for the layer on the input itself."""
+        return not all(i == ROOT or i in self._direct for i in layer.inputs)
+
+    def _rows(self, width: int) -> int:
+        """Rows of one chunk: the widest value decides."""
+        widest = max([width, self.root.lo.size, *(s.size for s in self.states.values())])
+        return max(1, self.settings.chunk // (8 * widest))
+
+    def _refine(self, layer: Affine, inputs: Sequence[Gap], pre: PreActivation) -> PreActivation:
+        """Replace interval bounds by back-substituted ones for the neurons that are still open."""
+        out, _, _ = activate(layer, pre, inputs)
+        constant_code = out.quantized.lo == out.quantized.hi
+        wide = ~constant_code
+        a, b = layer.float_range
+        z_open = ((pre.z.lo < a) & (pre.z.hi > a)) | ((pre.z.lo < b) & (pre.z.hi > b)) | (wide & (out.float.lo < out.float.hi))
+        if layer.float_range == (-np.inf, np.inf):
+            z_open = wide
+        per_row = self._below + 2.0 * layer.macs
+        for kind, mask in (("z", z_open), ("q", wide), ("d", wide)):
+            share = mask.mean() if mask.size else 0.0
+            if share > self.settings.whole:
+                mask = np.ones_like(mask)
+            index = np.flatnonzero(mask)
+            cost = per_row * index.size * (2 if kind != "d" else 6)
+            if not index.size:
+                continue
+            if cost > self.work_left:
+                self.skipped += 1
+                continue
+            self.work_left -= cost
+            pre = self._bound(layer, inputs, pre, kind, index)
+        return pre
+
+    def _bound(
+        self, layer: Affine, inputs: Sequence[Gap], pre: PreActivation, kind: str, index: NDArray[np.intp]
+    ) -> PreActivation:
+        shell = resolve(layer, pre, inputs, *_shell(layer, pre, inputs))
+        z, q, d = ((x.lo.copy(), x.hi.copy()) for x in (pre.z, pre.q, pre.d))
+        for part in np.array_split(index, max(1, -(-index.size // self._rows(layer.m)))):
+            one = np.zeros((part.size, layer.m))
+            one[np.arange(part.size), part] = 1.0
+            forms = {"z": [(z, Pre(z=one))], "q": [(q, Pre(q=one))], "d": [(d, Pre(d=one)), (d, Pre(z=-one, q=one))]}
+            for (lo, hi), form in forms[kind]:
+                minus = Pre(*(None if c is None else -c for c in (form.z, form.q, form.d)))
+                hi[part] = np.minimum(hi[part], self.backward.before(shell, form))
+                lo[part] = np.maximum(lo[part], -self.backward.before(shell, minus))
+        zi, qi, di = tighten(Interval(*z), Interval(*q), Interval(*d))
+        return PreActivation(zi, qi, di, pre.noise)
+
+
+def _shell(layer: Affine, pre: PreActivation, inputs: Sequence[Gap]):  # noqa: ANN202
+    return activate(layer, pre, inputs)
+
+
+def zero_width(x: F64) -> Interval:
+    """A point region."""
+    return Interval(x, x)

@@ -1,0 +1,247 @@
+"""One layer at a time: intervals, back-substituted bounds, codes, lines.
+
+Every pre-activation is bounded three times (z, zq, D), each D twice (through the gap's own stream and
+as the difference of the two separate ones); each is tightened from the other two, quantized bounds are
+snapped inwards to the codes that the runtime's own arithmetic can reach, and everything is intersected
+with plain intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qebgate.domains.gap import Gap, I64, Interval, tighten
+from qebgate.domains.layers import Affine, CodeGrid, MaxPool, Opaque
+from qebgate.domains.linear_map import LinearMap, Scale, gather
+from qebgate.domains.lines import Activation, GapLine, Line, Neurons, above
+from qebgate.engines.dra.backward import Resolved
+from qebgate.numerics.rounding import F64, SAFETY, TINY64, U64, down, gamma, up
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreActivation:
+    """Bounds of a layer's pre-activations (``noise`` already in z and d), and their float32 error."""
+
+    z: Interval
+    q: Interval
+    d: Interval
+    noise: F64 | None
+
+
+def affine_intervals(layer: Affine, inputs: Sequence[Gap]) -> PreActivation:
+    """Plain interval bounds of z, zq and D."""
+    z = _image(layer.f, [g.float for g in inputs], layer.bf, layer.terms)
+    q = _image(layer.q, [g.quantized for g in inputs], layer.bq, layer.terms)
+    d = _image((*layer.q, *layer.d), [*(g.delta for g in inputs), *(g.float for g in inputs)], layer.bd, layer.terms)
+    noise = None
+    if layer.noise is not None:
+        noise = layer.noise([g.float.magnitude for g in inputs])
+        z, d = z.widened(noise, noise), d.widened(noise, noise)
+    z, q, d = tighten(z, q, d)
+    return PreActivation(z, q, d, noise)
+
+
+def _image(maps: Sequence[LinearMap], xs: Sequence[Interval], bias: F64, terms: int) -> Interval:
+    """Interval of ``sum maps x + bias``, by centre and radius, rounded outwards."""
+    centre, radius, weight = bias.copy(), np.zeros_like(bias), np.abs(bias)
+    for m, x in zip(maps, xs, strict=True):
+        c = x.centre
+        r = up(np.maximum(x.hi - c, c - x.lo))
+        centre += m.forward(c[None])[0]
+        spread, size = m.absolute.forward(np.stack([r, np.abs(c) + r]))
+        radius += spread
+        weight += size
+    err = SAFETY * gamma(terms + 4) * (weight + radius) + terms * TINY64
+    return Interval(down(centre - radius - err), up(centre + radius + err))
+
+
+def codes_of(layer: Affine, grid: CodeGrid, q: Interval, inputs: Sequence[Gap]) -> tuple[I64, I64]:
+    """Codes that the layer can output: from the envelope, the exact kernel, and what is fixed.
+
+    Each source contains every code that occurs, so they are intersected.
+    """
+    with np.errstate(over="ignore"):
+        lo = np.ceil(_quanta(q.lo, grid.unit, layer.below, -1)) + grid.zero
+        hi = np.floor(_quanta(q.hi, grid.unit, layer.above, +1)) + grid.zero
+    k_lo = np.clip(lo, grid.lo, grid.hi).astype(np.int64)
+    k_hi = np.clip(hi, grid.lo, grid.hi).astype(np.int64)
+    if layer.codes_of_accumulator is not None and layer.accumulator_unit is not None:
+        a_lo = np.ceil(_quanta(q.lo, layer.accumulator_unit, 0.0, -1)).clip(-(2.0**40), 2.0**40).astype(np.int64)
+        a_hi = np.floor(_quanta(q.hi, layer.accumulator_unit, 0.0, +1)).clip(-(2.0**40), 2.0**40).astype(np.int64)
+        k_lo = np.maximum(k_lo, layer.codes_of_accumulator(a_lo))
+        k_hi = np.minimum(k_hi, layer.codes_of_accumulator(a_hi))
+    if layer.codes_of_inputs is not None:
+        known = [g.codes for g in inputs]
+        if all(c is not None for c in known):
+            k_lo = np.maximum(k_lo, layer.codes_of_inputs([c[0] for c in known if c is not None]))
+            k_hi = np.minimum(k_hi, layer.codes_of_inputs([c[1] for c in known if c is not None]))
+    if layer.fixed_codes is not None:
+        k_lo = np.maximum(k_lo, layer.fixed_codes[0])
+        k_hi = np.minimum(k_hi, layer.fixed_codes[1])
+    return k_lo, k_hi
+
+
+def _quanta(x: F64, unit: F64 | float, dev: F64 | float, sign: int) -> F64:
+    """``x / unit`` moved outwards by the envelope ``dev`` (real units) and by its own rounding."""
+    y = x / unit
+    err = dev / unit * (1 + 4 * U64) + 4 * U64 * np.abs(y)
+    return up(y + err) if sign > 0 else down(y - err)
+
+
+def activate(layer: Affine, pre: PreActivation, inputs: Sequence[Gap]) -> tuple[Gap, Activation, Activation]:
+    """The layer's output intervals, and its lines from above and (mirrored back) from below."""
+    a, b = layer.float_range
+    h = pre.z.clamp(a, b)
+    grid = layer.grid
+    if grid is not None:
+        codes = codes_of(layer, grid, pre.q, inputs)
+        g = grid.real(codes)
+        k = Interval((codes[0] - grid.zero).astype(np.float64), (codes[1] - grid.zero).astype(np.float64))
+        aq, bq = grid.range
+    else:
+        codes, k = None, None
+        aq, bq = layer.quantized_range
+        g = pre.q.widened(layer.below, layer.above).clamp(aq, bq)
+    n = Neurons(pre.z, pre.q, pre.d, a, b, aq, bq, layer.below, layer.above, grid.unit if grid else None, k)
+    over, under = above(n), above(n.mirrored())
+    delta = Interval(-under.delta, over.delta)
+    h, g, delta = tighten(h, g, delta)
+    return Gap(h, g, delta, codes), over, under
+
+
+def resolve(layer: Affine, pre: PreActivation, inputs: Sequence[Gap], out: Gap, over: Activation, under: Activation) -> Resolved:
+    """Fix a layer for back-substitution."""
+    x = [g.float.magnitude for g in inputs]
+    xq = [g.quantized.magnitude for g in inputs]
+    xd = [g.delta.magnitude for g in inputs]
+    z_mag = np.abs(layer.bf) + sum(_size(m, v) for m, v in zip(layer.f, x, strict=True))
+    q_mag = np.abs(layer.bq) + sum(_size(m, v) for m, v in zip(layer.q, xq, strict=True))
+    d_mag = (
+        np.abs(layer.bd)
+        + sum(_size(m, v) for m, v in zip(layer.q, xd, strict=True))
+        + sum(_size(m, v) for m, v in zip(layer.d, x, strict=True))
+    )
+    mirror = lambda s: Line(s.slope, -s.intercept)  # noqa: E731
+    lower = GapLine(under.d.d, under.d.z, under.d.q, -under.d.intercept)
+    tops = (over.h, over.g, over.d)
+    lows = (mirror(under.h), mirror(under.g), lower)
+    zm, qm, dm = pre.z.magnitude, pre.q.magnitude, pre.d.magnitude
+    return Resolved(
+        layer.inputs, layer.output, layer.f, layer.q, layer.d, layer.bf, layer.bq, layer.bd,
+        tops, lows, pre.noise, z_mag, q_mag, d_mag,
+        h_size=_line_size(tops[0], lows[0], zm) + out.float.magnitude,
+        g_size=_line_size(tops[1], lows[1], qm) + out.quantized.magnitude,
+        d_size=np.maximum(_gap_size(tops[2], zm, qm, dm), _gap_size(lows[2], zm, qm, dm)) + out.delta.magnitude,
+        terms=layer.terms,
+    )  # fmt: skip
+
+
+def _size(m: LinearMap, x: F64) -> F64:
+    return m.absolute.forward(x[None])[0]
+
+
+def _line_size(over: Line, under: Line, x: F64) -> F64:
+    return np.maximum(np.abs(over.slope), np.abs(under.slope)) * x + np.maximum(np.abs(over.intercept), np.abs(under.intercept))
+
+
+def _gap_size(line: GapLine, z: F64, q: F64, d: F64) -> F64:
+    return np.abs(line.d) * d + np.abs(line.z) * z + np.abs(line.q) * q + np.abs(line.intercept)
+
+
+def constant_layer(layer: Opaque | MaxPool, inputs: tuple[int, ...], out: Gap) -> Resolved:
+    """A layer whose outputs are replaced by their intervals."""
+    m = out.size
+    zero = np.zeros(m)
+    flat = lambda c: Line(zero, c)  # noqa: E731
+    gap = lambda c: GapLine(zero, zero, zero, c)  # noqa: E731
+    return Resolved(
+        (), layer.output, (), (), (), zero, zero, zero,
+        (flat(out.float.hi), flat(out.quantized.hi), gap(out.delta.hi)),
+        (flat(out.float.lo), flat(out.quantized.lo), gap(out.delta.lo)),
+        None, zero, zero, zero, out.float.magnitude, out.quantized.magnitude, out.delta.magnitude, 8,
+    )  # fmt: skip
+
+
+def max_pool(layer: MaxPool, x: Gap) -> tuple[Gap, Resolved]:
+    """The largest entry of each window, on both sides, with the selected entry's gap where it is decided."""
+    idx, pad = np.maximum(layer.index, 0), layer.index < 0
+    take = lambda v, fill: np.where(pad, fill, v[idx])  # noqa: E731
+    h_arg, h_win = _dominant(take(x.float.lo, -np.inf), take(x.float.hi, -np.inf))
+    g_arg, g_win = _dominant(take(x.quantized.lo, -np.inf), take(x.quantized.hi, -np.inf))
+    common = np.argmax(take(x.float.lo + x.quantized.lo, -np.inf), axis=1)
+    h_arg, g_arg = np.where(h_win, h_arg, common), np.where(g_win, g_arg, common)
+    rows = np.arange(len(idx))
+    h_idx, g_idx = idx[rows, h_arg], idx[rows, g_arg]
+    h = Interval(take(x.float.lo, -np.inf).max(1), take(x.float.hi, -np.inf).max(1))
+    g = Interval(take(x.quantized.lo, -np.inf).max(1), take(x.quantized.hi, -np.inf).max(1))
+    assert x.codes is not None
+    codes = (take(x.codes[0], -(2**31)).max(1), take(x.codes[1], -(2**31)).max(1))
+    # max is 1-Lipschitz per entry: the gap of maxima is between the extreme gaps of a window
+    delta = Interval(take(x.delta.lo, np.inf).min(1), take(x.delta.hi, -np.inf).max(1))
+    h, g, delta = tighten(h, g, delta)
+    z = Interval(x.float.lo[h_idx], x.float.hi[h_idx])
+    q = Interval(x.quantized.lo[g_idx], x.quantized.hi[g_idx])
+    d = q.minus(z).meet(Interval(x.delta.lo[h_idx], x.delta.hi[h_idx]) if (h_idx == g_idx).all() else q.minus(z))
+    out = Gap(h, g, delta, codes)
+    return out, _resolve_max(layer, x, out, (h_idx, h_win, g_idx, g_win), (z, q, d))
+
+
+def _dominant(lo: F64, hi: F64) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """The entry with the largest lower bound, and whether it is at least every other entry's upper bound."""
+    arg = np.argmax(lo, axis=1)
+    rows = np.arange(len(lo))
+    others = hi.copy()
+    others[rows, arg] = -np.inf
+    return arg, lo[rows, arg] >= others.max(axis=1)
+
+
+def _resolve_max(
+    layer: MaxPool,
+    x: Gap,
+    out: Gap,
+    chosen: tuple[NDArray[np.intp], NDArray[np.bool_], NDArray[np.intp], NDArray[np.bool_]],
+    pre: tuple[Interval, Interval, Interval],
+) -> Resolved:
+    h_idx, h_win, g_idx, g_win = chosen
+    z, q, d = pre
+    f_map, q_map = gather(h_idx, x.size), gather(g_idx, x.size)
+    m = out.size
+    zero, one = np.zeros(m), np.ones(m)
+
+    def lines(win: NDArray[np.bool_], hi: F64) -> tuple[Line, Line]:
+        return Line(np.where(win, 1.0, 0.0), np.where(win, 0.0, hi)), Line(one, zero)
+
+    h_up, h_lo = lines(h_win, out.float.hi)
+    g_up, g_lo = lines(g_win, out.quantized.hi)
+    # hq <= zq where the quantized winner is decided, h >= z always: then delta <= D; mirrored for the float winner
+    over = _gap_choice(g_win, out.quantized.hi, out.delta.hi, z.centre, upper=True)
+    under = _gap_choice(h_win, out.float.hi, out.delta.lo, q.centre, upper=False)
+    return Resolved(
+        layer.inputs, layer.output, (f_map,), (q_map,), (q_map.minus(f_map),), zero, zero, zero,
+        (h_up, g_up, over), (h_lo, g_lo, under), None,
+        z.magnitude, q.magnitude, d.magnitude + z.magnitude + q.magnitude,
+        2 * out.float.magnitude + z.magnitude, 2 * out.quantized.magnitude + q.magnitude,
+        2 * out.delta.magnitude + z.magnitude + q.magnitude + d.magnitude + out.float.magnitude + out.quantized.magnitude,
+        16,
+    )  # fmt: skip
+
+
+def _gap_choice(win: NDArray[np.bool_], bound: F64, constant: F64, other: F64, *, upper: bool) -> GapLine:
+    """``D`` where the winner is decided, else the better at the centre of a constant and ``bound`` against the other side."""
+    zero = np.zeros_like(bound)
+    if upper:  # delta <= bound - z
+        line = bound - other < constant
+        z, q, c = np.where(line, -1.0, 0.0), zero, np.where(line, bound, constant)
+    else:  # delta >= zq - bound
+        line = other - bound > constant
+        z, q, c = zero, np.where(line, 1.0, 0.0), np.where(line, -bound, constant)
+    return GapLine(np.where(win, 1.0, 0.0), np.where(win, 0.0, z), np.where(win, 0.0, q), np.where(win, 0.0, c))
+
+
+def identity(n: int) -> Scale:
+    """The identity map."""
+    return Scale(1.0, n)

@@ -1,0 +1,96 @@
+"""From a task to canonical layers: the pair's own, and before them what turns inputs into codes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from qebgate.domains.gap import Interval
+from qebgate.domains.layers import ROOT, Affine, CodeGrid, Layer
+from qebgate.domains.linear_map import Scale
+from qebgate.errors import UnsupportedError
+from qebgate.numerics.rounding import F64
+from qebgate.ops.registry import lower
+from qebgate.regions.cell import Cell, InputCodec
+from qebgate.task import Task
+
+NEAREST_SLACK = 2.0**-14
+"""Four float32 roundings of at most 256 quanta: however an application divides by the scale."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Program:
+    """Layers in topological order, the flattened input box, and the value that is compared."""
+
+    layers: tuple[Layer, ...]
+    box: Interval
+    output: int
+
+
+def program(task: Task) -> Program:
+    """The canonical form of a task."""
+    layers = lower(task.pair, task.runtime, float32=task.float_semantics == "float32")
+    box = Interval(task.cell.lower.ravel().copy(), task.cell.upper.ravel().copy())
+    return _without_moves(Program((input_layer(task.cell, task.codec, box), *layers), box, task.pair.output))
+
+
+def _without_moves(p: Program) -> Program:
+    """The same program without layers that are the identity on both sides (RESHAPE): their value is their input's."""
+    same: dict[int, int] = {}
+    kept: list[Layer] = []
+    for layer in p.layers:
+        inputs = tuple(same.get(i, i) for i in layer.inputs)
+        if isinstance(layer, Affine) and layer.is_identity:
+            same[layer.output] = inputs[0]
+        else:
+            kept.append(replace(layer, inputs=inputs))
+    return Program(tuple(kept), p.box, same.get(p.output, p.output))
+
+
+def input_layer(cell: Cell, codec: InputCodec, box: Interval) -> Affine:
+    """Value 0: the float input itself, and what the quantized model is given for it.
+
+    On the grid the float model reads ``float32((q - z) * s)`` and the quantized one the code q.  For
+    real inputs the application rounds, unless the quantized model takes floats and does it itself.
+    """
+    n = box.lo.size
+    one, zero = Scale(1.0, n), np.zeros(n)
+    base = Affine("input", (ROOT,), 0, (one,), (one,), zero, zero, (-np.inf, np.inf), zero, zero, None)
+    if codec.in_model:
+        return base
+    lo, hi = codec.dtype.code_range
+    grid = CodeGrid(codec.scale, codec.zero_point, lo, hi)
+    if cell.codes is not None:
+        error = _grid_error(codec, n)
+        codes = (cell.codes[0].ravel().astype(np.int64), cell.codes[1].ravel().astype(np.int64))
+        return replace(base, below=error, above=error, grid=grid, fixed_codes=codes)
+    below, above = _application_rounding(codec, box)
+    return replace(base, below=below * codec.scale, above=above * codec.scale, grid=grid)
+
+
+def _grid_error(codec: InputCodec, n: int) -> F64:
+    """Largest ``|float32((q - z) * s) - (q - z) * s|`` over all codes; the products are exact in float64."""
+    lo, hi = codec.dtype.code_range
+    exact = (np.arange(lo, hi + 1) - codec.zero_point) * codec.scale
+    return np.full(n, np.abs(exact.astype(np.float32).astype(np.float64) - exact).max())
+
+
+def _application_rounding(codec: InputCodec, box: Interval) -> tuple[F64, F64]:
+    """Envelope of ``code - zero_point - x / scale`` before the clip, in quanta."""
+    n = box.lo.size
+    if codec.mode == "nearest":
+        return np.full(n, 0.5 + NEAREST_SLACK), np.full(n, 0.5 + NEAREST_SLACK)
+    if codec.mode == "truncate":
+        # truncation towards zero of x / scale + zero_point: down where that is positive, up where negative
+        shifted_lo = box.lo / codec.scale + codec.zero_point
+        shifted_hi = box.hi / codec.scale + codec.zero_point
+        below = np.where(shifted_hi <= -1.0, 0.0, 1.0) + NEAREST_SLACK
+        above = np.where(shifted_lo >= 1.0, 0.0, 1.0) + NEAREST_SLACK
+        return below, above
+    raise UnsupportedError(
+        "QEB454",
+        "real inputs of an integer model need to know how the application rounds them",
+        fix="set input_quantization: nearest (or truncate) for the model",
+    )
+

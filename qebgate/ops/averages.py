@@ -1,0 +1,79 @@
+"""AVERAGE_POOL_2D and MEAN: equal weights over a set of inputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+
+from qebgate.domains.gap import I64
+from qebgate.domains.layers import Affine, Layer
+from qebgate.domains.linear_map import Sparse
+from qebgate.ir.pair import Step
+from qebgate.ops.base import Context, code_grid, label, monotone_kernel, rounding_of
+from qebgate.ops.windows import taps
+from qebgate.semantics.average_pool_2d import AveragePool2D
+from qebgate.semantics.base import Activation
+from qebgate.semantics.mean import Mean
+from qebgate.semantics.pool_2d import Pool2DAttrs
+
+
+def _average(index: I64, n: int) -> Sparse:
+    """Row k averages the entries ``index[k] >= 0``; each weight ``1 / count`` is rounded once."""
+    valid = index >= 0
+    rows = np.broadcast_to(np.arange(len(index))[:, None], index.shape)[valid]
+    weights = (1.0 / valid.sum(axis=1))[rows]
+    return Sparse(sp.csr_matrix((weights, (rows, index[valid])), shape=(len(index), n)))
+
+
+def _layer(step: Step, ctx: Context, average: Sparse, activation: tuple[Activation, Activation]) -> Affine:
+    qn, fn = step.quantized_node, step.float_node
+    assert qn is not None and fn is not None
+    out = ctx.pair.quantized.tensors[qn.outputs[0]]
+    below, above = rounding_of(qn, ctx.pair.quantized, ctx.runtime)
+    zero = np.zeros(average.m)
+    return Affine(
+        label=label(step),
+        inputs=step.inputs,
+        output=step.output,
+        f=(average,),
+        q=(average,),
+        bf=zero,
+        bq=zero,
+        float_range=activation[0].range,
+        below=below,
+        above=above,
+        grid=code_grid(out, activation[1].code_range(out, ctx.runtime)),
+        codes_of_inputs=monotone_kernel(qn, ctx.pair.quantized, ctx.runtime),
+        noise=ctx.noise(fn),
+    )
+
+
+class AveragePool2DLowering:
+    op = "AVERAGE_POOL_2D"
+
+    def lower(self, step: Step, ctx: Context) -> list[Layer]:
+        fn, qn = step.float_node, step.quantized_node
+        assert fn is not None and qn is not None
+        fa, qa = fn.attrs, qn.attrs
+        assert isinstance(fa, Pool2DAttrs) and isinstance(qa, Pool2DAttrs)
+        sem = AveragePool2D()
+        window = sem.window(qn, ctx.pair.quantized)
+        ctx.same(step, sem.window(fn, ctx.pair.float), window, "windows")
+        x = ctx.pair.quantized.tensors[qn.inputs[0]]
+        ctx.same(step, x.shape[0], 1, "batch axes")
+        return [_layer(step, ctx, _average(taps(window, x.shape[3]), x.size), (fa.activation, qa.activation))]
+
+
+class MeanLowering:
+    op = "MEAN"
+
+    def lower(self, step: Step, ctx: Context) -> list[Layer]:
+        fn, qn = step.float_node, step.quantized_node
+        assert fn is not None and qn is not None
+        axes = Mean().axes(qn, ctx.pair.quantized)
+        ctx.same(step, Mean().axes(fn, ctx.pair.float), axes, "axes")
+        x = ctx.pair.quantized.tensors[qn.inputs[0]]
+        index = np.arange(x.size, dtype=np.int64).reshape(x.shape)
+        kept = tuple(a for a in range(len(x.shape)) if a not in axes)
+        index = index.transpose(*kept, *axes).reshape(int(np.prod([x.shape[a] for a in kept], dtype=np.int64)), -1)
+        return [_layer(step, ctx, _average(index, x.size), (Activation.NONE, Activation.NONE))]

@@ -1,0 +1,140 @@
+"""The contract of a lowering, and what most of them share."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+import numpy as np
+
+from qebgate.domains.gap import I64
+from qebgate.domains.layers import Affine, CodeGrid, Layer, Noise
+from qebgate.domains.linear_map import LinearMap
+from qebgate.errors import AlignmentError
+from qebgate.ir.graph import Graph, Node
+from qebgate.ir.pair import Pair, Step
+from qebgate.ir.tensor import Tensor
+from qebgate.numerics.rounding import F64
+from qebgate.runtimes.profiles import Runtime
+from qebgate.semantics.base import Rounding
+from qebgate.semantics.float_error import float_error
+from qebgate.semantics.registry import SEMANTICS
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a lowering may ask: the pair, the runtime whose rounding counts, float32 noise or not."""
+
+    pair: Pair
+    runtime: Runtime
+    float32: bool
+    _fresh: Iterator[int] = field(default_factory=lambda: itertools.count(1_000_000))
+
+    def fresh(self) -> int:
+        """A new position for a value that exists in no graph."""
+        return next(self._fresh)
+
+    def same(self, step: Step, a: object, b: object, what: str) -> None:
+        """AlignmentError unless two facts about a step's two nodes are equal."""
+        if a != b:
+            raise AlignmentError(
+                "QEB470", f"not the same network: {label(step)} has different {what} in the two models", found=f"{a} and {b}"
+            )
+
+    def noise(self, node: Node | None) -> Noise | None:
+        """The float32 evaluation error of a float node, or None in real arithmetic."""
+        if node is None or not self.float32:
+            return None
+        graph = self.pair.float
+        shapes = [graph.tensors[i].shape for i in node.inputs if i >= 0 and not graph.tensors[i].is_const]
+
+        def evaluate(magnitudes: Sequence[F64]) -> F64:
+            shaped = [m.reshape(s) for m, s in zip(magnitudes, shapes, strict=True)]
+            return float_error(node, graph, shaped).ravel()
+
+        return evaluate
+
+
+class Lowering(Protocol):
+    """Turns one aligned step into canonical layers; the last one defines ``step.output``."""
+
+    op: ClassVar[str]
+
+    def lower(self, step: Step, ctx: Context) -> list[Layer]: ...
+
+
+def spread(per_channel: F64, size: int) -> F64:
+    """One entry, or one per last-axis channel, repeated over all ``size`` entries of a tensor."""
+    return np.tile(per_channel, size // per_channel.size)
+
+
+def code_grid(t: Tensor, code_range: tuple[int, int] | None = None) -> CodeGrid | None:
+    """The grid of an integer tensor; None for a float one."""
+    if not t.dtype.is_code:
+        return None
+    lo, hi = code_range or t.dtype.code_range
+    return CodeGrid(t.q.s, t.q.z, lo, hi)
+
+
+def rounding_of(node: Node, graph: Graph, runtime: Runtime) -> tuple[F64, F64]:
+    """The envelope of a node in real units, [m] each (DEQUANTIZE states it in quanta of its input)."""
+    out = graph.tensors[node.outputs[0]]
+    r: Rounding = SEMANTICS[node.op].rounding(node, graph, runtime)
+    unit = (out if out.dtype.is_code else graph.tensors[node.inputs[0]]).q.s
+    # one rounding of the product: nextafter outwards; exact zeros stay zero
+    scale = lambda x: np.where(x > 0, np.nextafter(x * unit, np.inf), 0.0)  # noqa: E731
+    return spread(scale(r.below), out.size), spread(scale(r.above), out.size)
+
+
+def monotone_kernel(node: Node, graph: Graph, runtime: Runtime):  # noqa: ANN201
+    """Codes in, codes out, through the exact integer kernel; None where an input is no code.
+
+    Only for operators whose kernel is non-decreasing in every input code.
+    """
+    live = [i for i in node.inputs if i >= 0 and not graph.tensors[i].is_const]
+    if not all(graph.tensors[i].dtype.is_code for i in live) or not graph.tensors[node.outputs[0]].dtype.is_code:
+        return None
+
+    def run(codes: Sequence[I64]) -> I64:
+        it = iter(codes)
+        args = [
+            None
+            if i < 0
+            else graph.tensors[i].const
+            if graph.tensors[i].is_const
+            else next(it).reshape(1, *graph.tensors[i].shape).astype(np.int32)
+            for i in node.inputs
+        ]
+        return SEMANTICS[node.op].run_int(node, graph, args, runtime).ravel().astype(np.int64)
+
+    return run
+
+
+def moved(step: Step, ctx: Context, f: LinearMap, q: LinearMap, *, float_range: tuple[float, float] = (-np.inf, np.inf)) -> Affine:
+    """An exact linear layer without rounding on either side (RESHAPE, PAD of zeros, a standalone ReLU)."""
+    out = ctx.pair.tensors(step.output)[1]
+    node = step.quantized_node
+    zero = np.zeros(f.m)
+    return Affine(
+        label=label(step),
+        inputs=step.inputs,
+        output=step.output,
+        f=(f,),
+        q=(q,),
+        bf=zero,
+        bq=zero,
+        float_range=float_range,
+        below=zero,
+        above=zero,
+        grid=code_grid(out),
+        codes_of_inputs=(lambda c: c[0]) if node is None else monotone_kernel(node, ctx.pair.quantized, ctx.runtime),
+    )
+
+
+def label(step: Step) -> str:
+    """How a layer is named in explanations."""
+    node = step.quantized_node or step.float_node
+    assert node is not None
+    return node.origin

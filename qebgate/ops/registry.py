@@ -1,0 +1,57 @@
+"""All lowerings, by operator, and the lowering of a whole pair."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from qebgate.domains.layers import Layer
+from qebgate.errors import UnsupportedError
+from qebgate.ir.pair import Pair
+from qebgate.ops.add import AddLowering
+from qebgate.ops.averages import AveragePool2DLowering, MeanLowering
+from qebgate.ops.base import Context, Lowering
+from qebgate.ops.conv_2d import Conv2DLowering
+from qebgate.ops.depthwise_conv_2d import DepthwiseConv2DLowering
+from qebgate.ops.fully_connected import FullyConnectedLowering
+from qebgate.ops.max_pool_2d import MaxPool2DLowering
+from qebgate.ops.movement import (
+    DequantizeLowering,
+    PadLowering,
+    QuantizeLowering,
+    Relu6Lowering,
+    ReluLowering,
+    ReshapeLowering,
+)
+from qebgate.ops.squashing import LogisticLowering, SoftmaxLowering, TanhLowering
+from qebgate.runtimes.profiles import Runtime
+
+_ALL: tuple[type[Lowering], ...] = (
+    AddLowering,
+    AveragePool2DLowering,
+    Conv2DLowering,
+    DepthwiseConv2DLowering,
+    DequantizeLowering,
+    FullyConnectedLowering,
+    LogisticLowering,
+    MaxPool2DLowering,
+    MeanLowering,
+    PadLowering,
+    QuantizeLowering,
+    Relu6Lowering,
+    ReluLowering,
+    ReshapeLowering,
+    SoftmaxLowering,
+    TanhLowering,
+)
+
+LOWERINGS = MappingProxyType({cls.op: cls() for cls in _ALL})
+"""Operator name -> how it is bounded."""
+
+
+def lower(pair: Pair, runtime: Runtime, *, float32: bool) -> tuple[Layer, ...]:
+    """Canonical layers of a pair, in topological order; value 0 is the models' input."""
+    ctx = Context(pair, runtime, float32)
+    missing = sorted({s.op for s in pair.steps} - set(LOWERINGS))
+    if missing:
+        raise UnsupportedError("QEB435", f"no bounds are implemented for {', '.join(missing)}", where=pair.quantized.source.label)
+    return tuple(layer for s in pair.steps for layer in LOWERINGS[s.op].lower(s, ctx))

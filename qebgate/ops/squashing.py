@@ -1,0 +1,208 @@
+"""LOGISTIC, TANH and SOFTMAX: bounded by intervals, with a gap bound of their own.
+
+The gap of a monotone function with slope at most L moves by at most L times the gap of its input, in
+the same direction.  A softmax depends on differences of logits only: with the gaps known up to
+``t``, ``p'_i`` lies between two sigmoids of the shifted log-odds of ``p_i``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qebgate.domains.gap import Gap, I64, Interval, tighten
+from qebgate.domains.layers import Layer, Opaque
+from qebgate.ir.graph import Node
+from qebgate.ir.pair import Step
+from qebgate.numerics.rounding import F64, down, up
+from qebgate.ops.base import Context, code_grid, label, monotone_kernel, rounding_of
+from qebgate.semantics.registry import SEMANTICS
+from qebgate.semantics.softmax import SoftmaxAttrs
+
+LIBM = 2.0**-48
+"""Relative error allowed to float64 exp, tanh, log and the few operations around them (about 16 ulp)."""
+
+
+def _outward(x: F64, sign: int) -> F64:
+    """A computed value moved up or down by LIBM relative and a little absolute."""
+    err = LIBM * np.abs(x) + 1e-300
+    return up(x + err) if sign > 0 else down(x - err)
+
+
+def _sigmoid(x: F64) -> F64:
+    e = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1.0, e) / (1.0 + e)
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A non-decreasing function with values in [least, most] and its largest slope on an interval."""
+
+    value: Callable[[F64], F64]
+    slope: Callable[[F64], F64]
+    """Slope at a distance from 0, non-increasing in the distance."""
+    least: float
+    most: float
+
+    def image(self, x: Interval) -> Interval:
+        lo, hi = _outward(self.value(x.lo), -1), _outward(self.value(x.hi), +1)
+        return Interval(np.clip(lo, self.least, self.most), np.clip(hi, self.least, self.most))
+
+    def steepest(self, x: Interval) -> F64:
+        nearest = np.where((x.lo <= 0) & (x.hi >= 0), 0.0, np.minimum(np.abs(x.lo), np.abs(x.hi)))
+        return _outward(self.slope(nearest), +1)
+
+
+LOGISTIC = Curve(_sigmoid, lambda x: _sigmoid(x) * _sigmoid(-x), 0.0, 1.0)
+TANH = Curve(np.tanh, lambda x: 1.0 / np.cosh(np.minimum(x, 300.0)) ** 2, -1.0, 1.0)
+
+
+class CurveLowering:
+    """A function of one entry."""
+
+    op: str
+    curve: Curve
+
+    def lower(self, step: Step, ctx: Context) -> list[Layer]:
+        fn, qn = step.float_node, step.quantized_node
+        assert fn is not None and qn is not None
+        graph = ctx.pair.quantized
+        grid = code_grid(graph.tensors[qn.outputs[0]])
+        below, above = rounding_of(qn, graph, ctx.runtime)
+        kernel, noise, curve = monotone_kernel(qn, graph, ctx.runtime), ctx.noise(fn), self.curve
+        assert grid is not None and kernel is not None
+
+        def transform(inputs: Sequence[Gap]) -> Gap:
+            (x,) = inputs
+            assert x.codes is not None
+            e = 0.0 if noise is None else noise([x.float.magnitude])
+            h = curve.image(x.float).widened(e, e)
+            codes = (kernel([x.codes[0]]), kernel([x.codes[1]]))
+            g = grid.real(codes)
+            both = Interval(np.minimum(x.float.lo, x.quantized.lo), np.maximum(x.float.hi, x.quantized.hi))
+            steep = curve.steepest(both)
+            lo = np.minimum(0.0, x.delta.lo * steep)
+            hi = np.maximum(0.0, x.delta.hi * steep)
+            # h = curve(x) + float noise, hq = curve(xq) + rounding; 0 and the clamp are respected by g and h
+            d = Interval(_outward(lo, -1), _outward(hi, +1)).widened(below + e, above + e)
+            if (grid.lo, grid.hi) != (-128, 127) or grid.range[1] < curve.most:
+                # the largest value has no code: the clamp adds at most one quantum
+                d = d.widened(max(0.0, curve.most - grid.range[1]), 0.0)
+            h, g, d = tighten(h, g, d)
+            return Gap(h, g, d, codes)
+
+        return [Opaque(label(step), step.inputs, step.output, transform)]
+
+
+class LogisticLowering(CurveLowering):
+    op = "LOGISTIC"
+    curve = LOGISTIC
+
+
+class TanhLowering(CurveLowering):
+    op = "TANH"
+    curve = TANH
+
+
+class SoftmaxLowering:
+    op = "SOFTMAX"
+
+    def lower(self, step: Step, ctx: Context) -> list[Layer]:
+        fn, qn = step.float_node, step.quantized_node
+        assert fn is not None and qn is not None
+        fa, qa = fn.attrs, qn.attrs
+        assert isinstance(fa, SoftmaxAttrs) and isinstance(qa, SoftmaxAttrs)
+        ctx.same(step, fa.beta, qa.beta, "betas")
+        graph = ctx.pair.quantized
+        out = graph.tensors[qn.outputs[0]]
+        grid = code_grid(out)
+        assert grid is not None
+        below, above = rounding_of(qn, graph, ctx.runtime)
+        noise, width, beta = ctx.noise(fn), out.shape[-1], fa.beta
+        exact = _exact_codes(qn, ctx)
+
+        def transform(inputs: Sequence[Gap]) -> Gap:
+            (x,) = inputs
+            e = 0.0 if noise is None else noise([x.float.magnitude])
+            h = _softmax(x.float, beta, width)
+            d = _softmax_gap(h, x.delta, beta, width)
+            q = _softmax(x.quantized, beta, width)
+            h = h.widened(e, e)
+            codes = exact(x.codes)
+            if codes is None:
+                lo = np.ceil(down((q.lo - below) / grid.unit)) + grid.zero
+                hi = np.floor(up((q.hi + above) / grid.unit)) + grid.zero
+                codes = (np.clip(lo, grid.lo, grid.hi).astype(np.int64), np.clip(hi, grid.lo, grid.hi).astype(np.int64))
+            g = grid.real(codes)
+            # a probability of 1 has no code: the clamp adds at most what the largest code lacks
+            short = max(0.0, 1.0 - grid.range[1])
+            d = d.widened(below + e + short, above + e)
+            h, g, d = tighten(h, g, d)
+            return Gap(h, g, d, codes)
+
+        return [Opaque(label(step), step.inputs, step.output, transform)]
+
+
+def _exact_codes(node: Node, ctx: Context) -> Callable[[tuple[I64, I64] | None], tuple[I64, I64] | None]:
+    """The kernel's own codes where the input's codes are all known exactly."""
+    graph, runtime = ctx.pair.quantized, ctx.runtime
+    shape = graph.tensors[node.inputs[0]].shape
+
+    def run(codes: tuple[I64, I64] | None) -> tuple[I64, I64] | None:
+        if codes is None or (codes[0] != codes[1]).any():
+            return None
+        x = codes[0].reshape(1, *shape).astype(np.int32)
+        out = SEMANTICS[node.op].run_int(node, graph, [x], runtime).ravel().astype(np.int64)
+        return out, out
+
+    return run
+
+
+def _others(x: F64, reduce: np.ufunc) -> F64:
+    """For each entry of the last axis, ``reduce`` over all the other entries (0 where there is none)."""
+    n = x.shape[-1]
+    if n == 1:
+        return np.zeros_like(x)
+    tiled = np.broadcast_to(x[..., None, :], (*x.shape, n))
+    return reduce.reduce(tiled[..., ~np.eye(n, dtype=bool)].reshape(*x.shape, n - 1), axis=-1)
+
+
+def _softmax(x: Interval, beta: float, width: int) -> Interval:
+    """``p_i = 1 / (1 + sum_j exp(beta (x_j - x_i)))``: decreasing in every other logit."""
+    lo, hi = x.lo.reshape(-1, width), x.hi.reshape(-1, width)
+
+    def p(mine: F64, others: F64) -> F64:
+        with np.errstate(over="ignore"):
+            e = np.exp(np.clip(beta * (others[:, None, :] - mine[:, :, None]), -700.0, 700.0))
+        e[:, np.arange(width), np.arange(width)] = 0.0
+        return 1.0 / (1.0 + e.sum(axis=2))
+
+    slack = 2.0**-40  # the exponent's rounding: up to 700 * 2**-50, and the sums
+    low, high = p(lo, hi), p(hi, lo)
+    return Interval(
+        np.maximum(0.0, down(low * (1 - slack)) - 1e-290).ravel(), np.minimum(1.0, up(high * (1 + slack)) + 1e-290).ravel()
+    )
+
+
+def _softmax_gap(p: Interval, delta: Interval, beta: float, width: int) -> Interval:
+    """Bounds of ``softmax(x + delta) - p`` for p in its interval.
+
+    ``p'_i = sigmoid(logit(p_i) + t)`` with ``t`` between ``beta (d_i - max_j d_j)`` and
+    ``beta (d_i - min_j d_j)``; ``sigmoid(l + t) - sigmoid(l)`` is extreme at ``l = -t/2`` or at the ends.
+    """
+    if width == 1:
+        return Interval(np.zeros_like(p.lo), np.zeros_like(p.hi))
+    dl, du = delta.lo.reshape(-1, width), delta.hi.reshape(-1, width)
+    t_hi = up(beta * (du - _others(dl, np.minimum))).ravel()
+    t_lo = down(beta * (dl - _others(du, np.maximum))).ravel()
+    with np.errstate(divide="ignore"):
+        l_lo, l_hi = (np.clip(np.log(x) - np.log1p(-x), -745.0, 745.0) for x in (p.lo, p.hi))
+
+    def change(t: F64) -> F64:
+        points = np.stack([l_lo, l_hi, np.clip(-t / 2, l_lo, l_hi)])
+        return _sigmoid(points + t) - _sigmoid(points)
+
+    slack = 2.0**-38
+    return Interval(down(change(t_lo).min(axis=0) - slack), up(change(t_hi).max(axis=0) + slack))
