@@ -243,6 +243,34 @@ def test_scales_along_an_axis_that_they_do_not_fit(read, axis):
     fails(read, b.build(x, y), "QEB424")
 
 
+@pytest.mark.parametrize("tensor", [0, 3])
+def test_an_activation_names_no_axis(read, tensor):
+    """XNNPACK does not take such an activation, and the kernel that does rounds differently."""
+    b, x, y = dense_int8()
+    b.graph.tensors[tensor].quantization.quantizedDimension = 1
+    fails(read, b.build(x, y), "QEB424")
+    q = b.graph.tensors[tensor].quantization
+    n = int(b.graph.tensors[tensor].shape[1])
+    q.scale, q.zeroPoint = np.full(n, 0.1, np.float32), np.zeros(n, np.int64)
+    fails(read, b.build(x, y), "QEB424")
+
+
+def test_one_channel_on_the_last_axis(read):
+    b, x, y = dense_int8(inputs=1)
+    q = b.graph.tensors[1].quantization
+    q.scale, q.zeroPoint, q.quantizedDimension = q.scale[:1], q.zeroPoint[:1], 1
+    assert read(b.build(x, y)).tensors[1].q.axis is None
+
+
+def test_an_operator_on_constants(read):
+    b = Builder()
+    x, c, y, z = b.tensor((1, 2)), b.tensor((1, 2), data=np.ones((1, 2))), b.tensor((1, 2)), b.tensor((1, 2))
+    w = b.tensor((2, 2), data=np.eye(2))
+    b.op("FULLY_CONNECTED", [c, w, -1], [y])
+    b.op("FULLY_CONNECTED", [x, w, -1], [z])
+    fails(read, b.build([x], [y]), "QEB434", UnsupportedError)
+
+
 def test_a_code_without_a_scale(read):
     b, x, y = dense_int8()
     b.graph.tensors[0].quantization = None

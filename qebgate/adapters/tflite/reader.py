@@ -110,6 +110,14 @@ def _read_model(fb: FlatBuffer, model: Table, source: Source) -> Graph:
     return result
 
 
+def _check_live(node: Node, tensors: tuple[Tensor, ...]) -> None:
+    """Refuse an operator on constants only: its value would have no batch, and converters fold it."""
+    if all(i < 0 or tensors[i].is_const for i in node.inputs):
+        raise UnsupportedError(
+            "QEB434", "an operator computes a constant from constants", fix="convert the model again"
+        )
+
+
 def _read_codes(model: Table) -> list[_Code]:
     codes: list[_Code] = []
     for t in model.tables(1):
@@ -158,6 +166,7 @@ def _operators(positions: list[int]) -> str:
 
 def _check_node(fb: FlatBuffer, node: Node, graph: Graph, problems: list[ModelError]) -> None:
     try:
+        _check_live(node, graph.tensors)
         SEMANTICS[node.op].check(node, graph)
     except ModelError as e:
         problems.append(located(e, f"{fb.label}: {node.origin}"))

@@ -137,8 +137,9 @@ def _read(table: Table, name: str, buffers: Buffers) -> Tensor:
     if table.integer(10, "I"):
         raise UnsupportedError("QEB415", "constants stored in another file are not supported")
     shape = _shape(table)
-    quant = _quantization(table, dtype, shape)
-    return Tensor(name, shape, dtype, quant, buffers.constant(table.integer(2, "I"), dtype, shape))
+    const = buffers.constant(table.integer(2, "I"), dtype, shape)
+    quant = _quantization(table, dtype, shape, is_const=const is not None)
+    return Tensor(name, shape, dtype, quant, const)
 
 
 _TYPE_HINTS = {
@@ -178,7 +179,7 @@ def _shape(table: Table) -> tuple[int, ...]:
     return shape
 
 
-def _quantization(table: Table, dtype: DType, shape: tuple[int, ...]) -> QuantParams | None:
+def _quantization(table: Table, dtype: DType, shape: tuple[int, ...], *, is_const: bool) -> QuantParams | None:
     """The affine parameters of an integer tensor.  Float tensors may carry leftovers, which nothing reads."""
     q = table.table(4)
     if q is None or dtype in (DType.FLOAT32, DType.FLOAT16, DType.BOOL):
@@ -191,12 +192,20 @@ def _quantization(table: Table, dtype: DType, shape: tuple[int, ...]) -> QuantPa
     if zero is None or zero.size not in (1, scale.size):
         found = f"{scale.size} scales and {0 if zero is None else zero.size} zero points"
         raise ModelError("QEB421", "scales and zero points do not fit together", found=found)
-    axis = None if scale.size == 1 else q.integer(6, "i")
-    if axis is not None and (not 0 <= axis < len(shape) or shape[axis] != scale.size):
+    axis = q.integer(6, "i")
+    # One scale has no axis; but XNNPACK leaves activations that name one to other kernels: refused.
+    fits = is_const and 0 <= axis < len(shape) and shape[axis] == scale.size
+    if not fits and (scale.size > 1 or axis != 0):
         raise ModelError(
             "QEB424",
-            "per-channel scales do not fit the tensor's shape",
-            found=f"{scale.size} scales on axis {axis} of {shape}",
+            "scales do not fit their tensor" if is_const else "an activation has per-channel scales",
+            found=f"{scale.size} on axis {axis} of {shape}",
         )
     lo, hi = dtype.code_range
-    return QuantParams(scale.astype(np.float64), np.broadcast_to(zero, scale.shape).astype(np.int64), axis, lo, hi)
+    return QuantParams(
+        scale.astype(np.float64),
+        np.broadcast_to(zero, scale.shape).astype(np.int64),
+        None if scale.size == 1 else axis,
+        lo,
+        hi,
+    )
