@@ -21,7 +21,7 @@ def round_half_away(x: NDArray[np.float64] | float) -> NDArray[np.float64]:
     """C's ``round``: ties away from zero.  Exact for ``|x| < 2**52``."""
     v = np.asarray(x, dtype=np.float64)
     t = np.trunc(v)
-    return t + np.sign(v) * (np.abs(v - t) >= 0.5)
+    return t + np.sign(v) * (np.abs(v - t) >= 0.5).astype(np.float64)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from qebgate.semantics.registry import SEMANTICS
 
 
 def run_float(
-    graph: Graph, x: Array, *, dtype: type[np.floating] = np.float64, keep: Collection[int] = ()
+    graph: Graph, x: Array, *, dtype: type[np.float32 | np.float64] = np.float64, keep: Collection[int] = ()
 ) -> dict[int, Array]:
     """Execute a float graph on ``x [B, *shape]``; returns outputs (and tensors in ``keep``) by index."""
     return _run(graph, {graph.inputs[0]: x.astype(dtype)}, None, keep)

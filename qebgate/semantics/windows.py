@@ -16,6 +16,7 @@ from qebgate.ir.tensor import Array, Tensor
 from qebgate.semantics.base import require
 
 _CHUNK_BYTES = 1 << 24
+_MAX_SIDE, _MAX_AREA = 1 << 16, 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class Window:
             pad = ((0, 0), (t, max(b, 0)), (left, max(r, 0)), (0, 0))
             x = np.pad(x, pad, constant_values=x.dtype.type(fill))
         reach = tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
-        v = np.lib.stride_tricks.sliding_window_view(x, reach, axis=(1, 2))
+        v = np.lib.stride_tricks.sliding_window_view(x, reach, axis=(1, 2))  # pyright: ignore[reportArgumentType, reportCallIssue]
         (s0, s1), (d0, d1), (p, q) = self.stride, self.dilation, self.out
         return v[:, : (p - 1) * s0 + 1 : s0, : (q - 1) * s1 + 1 : s1, :, ::d0, ::d1]
 
@@ -95,6 +96,9 @@ class Window:
     def check(self, node: Node, graph: Graph, out: Tensor, batch: int, channels: int) -> None:
         """Raise UnsupportedError where the output tensor does not have the window's shape."""
         expected = (batch, *self.out, channels)
+        padded = tuple(n + max(b, 0) + max(a, 0) for n, b, a in zip(self.size, self.before, self.after, strict=True))
+        absurd = max(padded) > _MAX_SIDE or padded[0] * padded[1] > _MAX_AREA
+        require(not absurd, "the window's padding is absurdly large", node, graph, padded)
         require(
             min(self.out) >= 1, "the window is larger than the input", node, graph, f"{self.kernel} over {self.size}"
         )
