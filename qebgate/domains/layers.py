@@ -11,7 +11,7 @@ means, ADD, PAD, RESHAPE, QUANTIZE, DEQUANTIZE, fused and standalone ReLUs.  ``M
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -72,6 +72,8 @@ class Affine:
     codes_of_accumulator: Callable[[I64], I64] | None = None
     accumulator_unit: F64 | None = None
     noise: Noise | None = None
+    evaluation: Noise | None = None
+    """Evaluation error of the quantized side, added to ``below`` and ``above`` (see :func:`shadow`)."""
     fixed_codes: tuple[I64, I64] | None = None
     """Codes known from the region itself (the input layer on the grid)."""
     quantized_range: tuple[float, float] = field(default=(-np.inf, np.inf))
@@ -97,6 +99,7 @@ class Affine:
         """Whether output and input are the same on both sides: nothing scaled, rounded or clamped."""
         return (
             self.moves_only
+            and self.noise is None
             and len(self.inputs) == 1
             and self.f[0] == self.q[0] == Scale(1.0, self.m)
             and not (self.bf.any() or self.bq.any() or self.below.any() or self.above.any())
@@ -121,7 +124,7 @@ class MaxPool:
     inputs: tuple[int, ...]
     output: int
     index: I64
-    grid: CodeGrid
+    grid: CodeGrid | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +135,36 @@ class Opaque:
     inputs: tuple[int, ...]
     output: int
     transform: Callable[[Sequence[Gap]], Gap]
+    float_transform: Callable[[Sequence[Gap]], Gap]
+    """The same where the "quantized" side is the float network as it is evaluated (see :func:`shadow`)."""
 
 
 Layer = Affine | MaxPool | Opaque
+
+
+def shadow(layer: Layer) -> Layer:
+    """The layer of a program that compares the exact float network with its own evaluation.
+
+    The "quantized" side is the computed network: the same weights and clamps, no grid, and each layer's
+    evaluation error as its rounding.  Bounds of that program's gap bound the error of the reference.
+    """
+    if isinstance(layer, Affine):
+        zero = np.zeros(layer.m)
+        return replace(
+            layer,
+            q=layer.f,
+            bq=layer.bf,
+            below=zero,
+            above=zero,
+            grid=None,
+            codes_of_inputs=None,
+            codes_of_accumulator=None,
+            accumulator_unit=None,
+            noise=None,
+            evaluation=layer.noise,
+            fixed_codes=None,
+            quantized_range=layer.float_range,
+        )
+    if isinstance(layer, MaxPool):
+        return replace(layer, grid=None)
+    return replace(layer, transform=layer.float_transform)

@@ -38,7 +38,7 @@ class AddLowering:
                 above=above,
                 grid=code_grid(out, qa.activation.code_range(out, ctx.runtime)),
                 codes_of_inputs=monotone_kernel(qn, ctx.pair.quantized, ctx.runtime),
-                noise=ctx.noise(fn),
+                noise=ctx.noise(step),
             )
         ]
 

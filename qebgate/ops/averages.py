@@ -44,7 +44,7 @@ def _layer(step: Step, ctx: Context, average: Sparse, activation: tuple[Activati
         above=above,
         grid=code_grid(out, activation[1].code_range(out, ctx.runtime)),
         codes_of_inputs=monotone_kernel(qn, ctx.pair.quantized, ctx.runtime),
-        noise=ctx.noise(fn),
+        noise=ctx.noise(step),
     )
 
 

@@ -23,6 +23,10 @@ from qebgate.semantics.float_error import float_error
 from qebgate.semantics.registry import SEMANTICS
 
 
+FLUSHING = frozenset({"RELU", "RELU6"})
+"""Operators that move values, except that a runtime may flush subnormal ones to zero."""
+
+
 @dataclass(frozen=True)
 class Context:
     """What a lowering may ask: the pair, the runtime whose rounding counts, float32 noise or not."""
@@ -43,15 +47,17 @@ class Context:
                 "QEB470", f"not the same network: {label(step)} has different {what} in the two models", found=f"{a} and {b}"
             )
 
-    def noise(self, node: Node | None) -> Noise | None:
-        """The float32 evaluation error of a float node, or None in real arithmetic."""
+    def noise(self, step: Step) -> Noise | None:
+        """The float32 evaluation error of a step's float node; None in real arithmetic."""
+        node, graph = step.float_node, self.pair.float
         if node is None or not self.float32:
             return None
-        graph = self.pair.float
-        shapes = [graph.tensors[i].shape for i in node.inputs if i >= 0 and not graph.tensors[i].is_const]
+        place = {self.pair.values[p].float_tensor: k for k, p in enumerate(step.inputs)}
 
         def evaluate(magnitudes: Sequence[F64]) -> F64:
-            shaped = [m.reshape(s) for m, s in zip(magnitudes, shapes, strict=True)]
+            shaped = [
+                magnitudes[place[i]].reshape(graph.tensors[i].shape) if i in place else None for i in node.inputs
+            ]
             return float_error(node, graph, shaped).ravel()
 
         return evaluate
@@ -129,6 +135,7 @@ def moved(step: Step, ctx: Context, f: LinearMap, q: LinearMap, *, float_range: 
         below=zero,
         above=zero,
         grid=code_grid(out),
+        noise=ctx.noise(step) if step.float_node is not None and step.float_node.op in FLUSHING else None,
         codes_of_inputs=(lambda c: c[0]) if node is None else monotone_kernel(node, ctx.pair.quantized, ctx.runtime),
     )
 

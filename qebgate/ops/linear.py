@@ -54,7 +54,7 @@ def lower_linear(
         grid=code_grid(q.y, codes),
         codes_of_accumulator=_requantizer(q, qn, ctx, codes, dense=dense, tail=tail),
         accumulator_unit=spread(unit, size),
-        noise=ctx.noise(fn),
+        noise=ctx.noise(step),
     )
 
 

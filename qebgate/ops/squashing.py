@@ -71,7 +71,7 @@ class CurveLowering:
         graph = ctx.pair.quantized
         grid = code_grid(graph.tensors[qn.outputs[0]])
         below, above = rounding_of(qn, graph, ctx.runtime)
-        kernel, noise, curve = monotone_kernel(qn, graph, ctx.runtime), ctx.noise(fn), self.curve
+        kernel, noise, curve = monotone_kernel(qn, graph, ctx.runtime), ctx.noise(step), self.curve
         assert grid is not None and kernel is not None
 
         def transform(inputs: Sequence[Gap]) -> Gap:
@@ -81,19 +81,29 @@ class CurveLowering:
             h = curve.image(x.float).widened(e, e)
             codes = (kernel([x.codes[0]]), kernel([x.codes[1]]))
             g = grid.real(codes)
-            both = Interval(np.minimum(x.float.lo, x.quantized.lo), np.maximum(x.float.hi, x.quantized.hi))
-            steep = curve.steepest(both)
-            lo = np.minimum(0.0, x.delta.lo * steep)
-            hi = np.maximum(0.0, x.delta.hi * steep)
             # h = curve(x) + float noise, hq = curve(xq) + rounding; 0 and the clamp are respected by g and h
-            d = Interval(_outward(lo, -1), _outward(hi, +1)).widened(below + e, above + e)
+            d = _moved(curve, x).widened(below + e, above + e)
             if (grid.lo, grid.hi) != (-128, 127) or grid.range[1] < curve.most:
                 # the largest value has no code: the clamp adds at most one quantum
                 d = d.widened(max(0.0, curve.most - grid.range[1]), 0.0)
             h, g, d = tighten(h, g, d)
             return Gap(h, g, d, codes)
 
-        return [Opaque(label(step), step.inputs, step.output, transform)]
+        def float_transform(inputs: Sequence[Gap]) -> Gap:
+            (x,) = inputs
+            e = 0.0 if noise is None else noise([x.quantized.magnitude])
+            h, g = curve.image(x.float), curve.image(x.quantized).widened(e, e)
+            h, g, d = tighten(h, g, _moved(curve, x).widened(e, e))
+            return Gap(h, g, d)
+
+        return [Opaque(label(step), step.inputs, step.output, transform, float_transform)]
+
+
+def _moved(curve: Curve, x: Gap) -> Interval:
+    """Bounds of ``curve(h + delta) - curve(h)``."""
+    both = Interval(np.minimum(x.float.lo, x.quantized.lo), np.maximum(x.float.hi, x.quantized.hi))
+    steep = curve.steepest(both)
+    return Interval(_outward(np.minimum(0.0, x.delta.lo * steep), -1), _outward(np.maximum(0.0, x.delta.hi * steep), +1))
 
 
 class LogisticLowering(CurveLowering):
@@ -120,7 +130,7 @@ class SoftmaxLowering:
         grid = code_grid(out)
         assert grid is not None
         below, above = rounding_of(qn, graph, ctx.runtime)
-        noise, width, beta = ctx.noise(fn), out.shape[-1], fa.beta
+        noise, width, beta = ctx.noise(step), out.shape[-1], fa.beta
         exact = _exact_codes(qn, ctx)
 
         def transform(inputs: Sequence[Gap]) -> Gap:
@@ -142,7 +152,14 @@ class SoftmaxLowering:
             h, g, d = tighten(h, g, d)
             return Gap(h, g, d, codes)
 
-        return [Opaque(label(step), step.inputs, step.output, transform)]
+        def float_transform(inputs: Sequence[Gap]) -> Gap:
+            (x,) = inputs
+            e = 0.0 if noise is None else noise([x.quantized.magnitude])
+            h, g = _softmax(x.float, beta, width), _softmax(x.quantized, beta, width).widened(e, e)
+            h, g, d = tighten(h, g, _softmax_gap(h, x.delta, beta, width).widened(e, e))
+            return Gap(h, g, d)
+
+        return [Opaque(label(step), step.inputs, step.output, transform, float_transform)]
 
 
 def _exact_codes(node: Node, ctx: Context) -> Callable[[tuple[I64, I64] | None], tuple[I64, I64] | None]:

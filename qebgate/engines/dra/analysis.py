@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,7 +155,7 @@ class Analysis:
                 hi[part] = np.minimum(hi[part], self.backward.before(shell, form))
                 lo[part] = np.maximum(lo[part], -self.backward.before(shell, minus))
         zi, qi, di = tighten(Interval(*z), Interval(*q), Interval(*d))
-        return PreActivation(zi, qi, di, pre.noise)
+        return replace(pre, z=zi, q=qi, d=di)
 
 
 def _shell(layer: Affine, pre: PreActivation, inputs: Sequence[Gap]):  # noqa: ANN202

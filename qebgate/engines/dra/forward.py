@@ -19,17 +19,22 @@ from qebgate.domains.layers import Affine, CodeGrid, MaxPool, Opaque
 from qebgate.domains.linear_map import LinearMap, Scale, gather
 from qebgate.domains.lines import Activation, GapLine, Line, Neurons, above
 from qebgate.engines.dra.backward import Resolved
-from qebgate.numerics.rounding import F64, SAFETY, TINY64, U64, down, gamma, up
+from qebgate.numerics.rounding import F64, SAFETY, TINY32, TINY64, U64, down, gamma, up
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreActivation:
-    """Bounds of a layer's pre-activations (``noise`` already in z and d), and their float32 error."""
+    """Bounds of a layer's pre-activations, before the quantized side's rounding.
+
+    ``noise`` is the float32 error of z, already in z and d; ``below`` and ``above`` the rounding's envelope.
+    """
 
     z: Interval
     q: Interval
     d: Interval
     noise: F64 | None
+    below: F64
+    above: F64
 
 
 def affine_intervals(layer: Affine, inputs: Sequence[Gap]) -> PreActivation:
@@ -42,7 +47,11 @@ def affine_intervals(layer: Affine, inputs: Sequence[Gap]) -> PreActivation:
         noise = layer.noise([g.float.magnitude for g in inputs])
         z, d = z.widened(noise, noise), d.widened(noise, noise)
     z, q, d = tighten(z, q, d)
-    return PreActivation(z, q, d, noise)
+    below, above_ = layer.below, layer.above
+    if layer.evaluation is not None:
+        error = layer.evaluation([g.quantized.magnitude for g in inputs])
+        below, above_ = up(below + error), up(above_ + error)
+    return PreActivation(z, q, d, noise, below, above_)
 
 
 def _image(maps: Sequence[LinearMap], xs: Sequence[Interval], bias: F64, terms: int) -> Interval:
@@ -105,8 +114,8 @@ def activate(layer: Affine, pre: PreActivation, inputs: Sequence[Gap]) -> tuple[
     else:
         codes, k = None, None
         aq, bq = layer.quantized_range
-        g = pre.q.widened(layer.below, layer.above).clamp(aq, bq)
-    n = Neurons(pre.z, pre.q, pre.d, a, b, aq, bq, layer.below, layer.above, grid.unit if grid else None, k)
+        g = pre.q.widened(pre.below, pre.above).clamp(aq, bq)
+    n = Neurons(pre.z, pre.q, pre.d, a, b, aq, bq, pre.below, pre.above, grid.unit if grid else None, k)
     over, under = above(n), above(n.mirrored())
     delta = Interval(-under.delta, over.delta)
     h, g, delta = tighten(h, g, delta)
@@ -178,10 +187,13 @@ def max_pool(layer: MaxPool, x: Gap) -> tuple[Gap, Resolved]:
     h_idx, g_idx = idx[rows, h_arg], idx[rows, g_arg]
     h = Interval(take(x.float.lo, -np.inf).max(1), take(x.float.hi, -np.inf).max(1))
     g = Interval(take(x.quantized.lo, -np.inf).max(1), take(x.quantized.hi, -np.inf).max(1))
-    assert x.codes is not None
-    codes = (take(x.codes[0], -(2**31)).max(1), take(x.codes[1], -(2**31)).max(1))
+    codes = None if x.codes is None else (take(x.codes[0], -(2**31)).max(1), take(x.codes[1], -(2**31)).max(1))
     # max is 1-Lipschitz per entry: the gap of maxima is between the extreme gaps of a window
     delta = Interval(take(x.delta.lo, np.inf).min(1), take(x.delta.hi, -np.inf).max(1))
+    # a runtime may flush subnormal numbers to zero
+    h, delta = h.widened(TINY32, TINY32), delta.widened(TINY32, TINY32)
+    if codes is None:
+        g = g.widened(TINY32, TINY32)
     h, g, delta = tighten(h, g, delta)
     z = Interval(x.float.lo[h_idx], x.float.hi[h_idx])
     q = Interval(x.quantized.lo[g_idx], x.quantized.hi[g_idx])
@@ -213,7 +225,7 @@ def _resolve_max(
     zero, one = np.zeros(m), np.ones(m)
 
     def lines(win: NDArray[np.bool_], hi: F64) -> tuple[Line, Line]:
-        return Line(np.where(win, 1.0, 0.0), np.where(win, 0.0, hi)), Line(one, zero)
+        return Line(np.where(win, 1.0, 0.0), np.where(win, TINY32, hi)), Line(one, zero - TINY32)
 
     h_up, h_lo = lines(h_win, out.float.hi)
     g_up, g_lo = lines(g_win, out.quantized.hi)
@@ -235,11 +247,12 @@ def _gap_choice(win: NDArray[np.bool_], bound: F64, constant: F64, other: F64, *
     zero = np.zeros_like(bound)
     if upper:  # delta <= bound - z
         line = bound - other < constant
-        z, q, c = np.where(line, -1.0, 0.0), zero, np.where(line, bound, constant)
+        z, q, c = np.where(line, -1.0, 0.0), zero, np.where(line, up(bound + 2 * TINY32), constant)
     else:  # delta >= zq - bound
         line = other - bound > constant
-        z, q, c = zero, np.where(line, 1.0, 0.0), np.where(line, -bound, constant)
-    return GapLine(np.where(win, 1.0, 0.0), np.where(win, 0.0, z), np.where(win, 0.0, q), np.where(win, 0.0, c))
+        z, q, c = zero, np.where(line, 1.0, 0.0), np.where(line, -up(bound + 2 * TINY32), constant)
+    flush = 2 * TINY32 if upper else -2 * TINY32
+    return GapLine(np.where(win, 1.0, 0.0), np.where(win, 0.0, z), np.where(win, 0.0, q), np.where(win, flush, c))
 
 
 def identity(n: int) -> Scale:

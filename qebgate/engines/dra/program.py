@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qebgate.domains.gap import Interval
-from qebgate.domains.layers import ROOT, Affine, CodeGrid, Layer
+from qebgate.domains.layers import ROOT, Affine, CodeGrid, Layer, shadow
 from qebgate.domains.linear_map import Scale
 from qebgate.errors import UnsupportedError
 from qebgate.numerics.rounding import F64
@@ -94,3 +94,8 @@ def _application_rounding(codec: InputCodec, box: Interval) -> tuple[F64, F64]:
         fix="set input_quantization: nearest (or truncate) for the model",
     )
 
+
+
+def shadowed(p: Program) -> Program:
+    """The program that compares the float network with its own evaluation (:func:`qebgate.domains.layers.shadow`)."""
+    return replace(p, layers=tuple(shadow(x) for x in p.layers))
