@@ -76,6 +76,7 @@ def console(*, stderr: bool = False) -> Console:
 def check(args: CheckArgs) -> int:
     """``qebgate check``."""
     formats = parse_formats(args.formats)
+    _forget(formats)
     source = _load(args)
     return _run(source, tuple(args.checks), _command(args), formats, args.jobs, args.output, exit_zero=args.exit_zero)
 
@@ -83,6 +84,7 @@ def check(args: CheckArgs) -> int:
 def compare(q: Question, formats: Sequence[str], jobs: int, exit_zero: bool, output: Path) -> int:
     """``qebgate compare``."""
     wanted = parse_formats(formats)
+    _forget(wanted)
     source = parse_policy(question_policy(q), "the command line", Path())
     command = ("qebgate", *_repeatable(sys.argv[1:]))
     return _run(source, (), command, wanted, jobs, output, exit_zero=exit_zero)
@@ -258,6 +260,16 @@ def _run(
         _write(report, f)
     code = report.exit_code
     return 0 if exit_zero and code in (ExitCode.FAIL, ExitCode.UNKNOWN) else int(code)
+
+
+def _forget(formats: Sequence[Format]) -> None:
+    """Remove result files of an earlier run: if this one ends in an error, nobody must read the old verdict."""
+    for f in formats:
+        if f.name == "json" and f.path is not None and f.path.is_file() and f.path.stat().st_size > 0:
+            with f.path.open("rb") as old:
+                ours = old.read(64).startswith(b'{\n "schema": ')
+            if ours:
+                f.path.unlink()
 
 
 def _write(report: Report, f: Format) -> None:

@@ -2,6 +2,7 @@
 
 Definitions (all in exact arithmetic, no tolerance):
 
+- data rows are rounded to float32 first.
 - *real* domain: every float32 number of the region; corners are the outermost float32 numbers inside.
 - *grid* domain: codes of the quantized input; the row is quantized first, then the radius counts codes.
   A row exactly between two codes may become either (applications break ties differently), so the
@@ -129,6 +130,8 @@ def _row(region: Region, codec: InputCodec, pre: Preprocess, row: Array, is_code
             a, b = _clip(region, pre)
             lower, upper = np.maximum(lower, a), np.minimum(upper, b)
     _check_not_empty(lower, upper, index)
+    if (lower == upper).all():  # one array for all three: data sets of points are large
+        return Instance(Cell(lower, lower, None, index, lower), _excess(lower, lower, codec))
     middle = centre.astype(np.float64).clip(lower, upper)
     return Instance(Cell(lower, upper, None, index, middle), _excess(lower, upper, codec))
 

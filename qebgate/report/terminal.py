@@ -14,7 +14,7 @@ STYLE = {"pass": "bold green", "fail": "bold red", "unknown": "bold yellow", Non
 
 
 def render_terminal(report: Report, console: Console) -> None:
-    """Print the checks, the worst tasks of those that did not pass, and one line of summary."""
+    """Print the checks, the worst tasks of those that did not pass, a line of summary, and how to repeat a failure."""
     if report.checks:
         console.print(_table(report))
     for c in report.checks:
@@ -30,13 +30,10 @@ def render_terminal(report: Report, console: Console) -> None:
         console.print(Text("What the verdicts rest on:", style="dim"))
         for n in notes:
             _line(console, f"  - {printable(n, 1000)}", "dim")
-    bad = text.bad_checks(report)
-    if report.verdict != "pass":
-        console.print()
-        console.print(Text("To reproduce:"))
-        _line(console, f"  {text.reproduce(report, bad[:20])}")
     console.print()
     _line(console, text.summary(report), STYLE[report.verdict])
+    if report.verdict != "pass":
+        _line(console, f"To reproduce: {text.reproduce(report, text.bad_checks(report)[:20])}")
 
 
 def _line(console: Console, line: str, style: str = "") -> None:

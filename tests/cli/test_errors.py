@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -266,6 +268,25 @@ def test_a_report_that_cannot_be_written(shell: Shell, write: Callable[..., Path
     (tmp_path / "file").write_text("")
     code, _, err = shell("check", write(), "--format", "json=file/x.json")
     assert code == 2 and "QEB224" in err
+
+
+def test_an_old_verdict_does_not_survive_an_error(shell: Shell, write: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text('{\n "schema": 1, "verdict": "pass"}')
+    (tmp_path / "mine.json").write_text('{"mine": 1}')
+    code, _, _ = shell("check", write(model=""), "--format", "json=r.json")
+    assert code == 2 and json.loads((tmp_path / "r.json").read_text())["verdict"] is None
+    (tmp_path / "r.json").write_text('{\n "schema": 1, "verdict": "pass"}')
+    code, _, _ = shell("check", "missing.yaml", "--format", "json=r.json", "--format", "json=mine.json")
+    assert code == 2 and not (tmp_path / "r.json").exists()
+    assert (tmp_path / "mine.json").exists()
+
+
+def test_names_that_the_terminal_cannot_show(write: Callable[..., Path], tmp_path: Path) -> None:
+    path = write(quantized="m\u00f6del\u2603.tflite")
+    env = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    words = [sys.executable, "-m", "qebgate", "check", str(path)]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 4 and "m\\xf6del" in done.stdout
 
 
 def test_help_is_quick_and_imports_nothing_heavy() -> None:

@@ -172,10 +172,10 @@ def test_terminal_without_a_tty_has_no_control_characters() -> None:
     shown = terminal(report(check(), check("fail"), check("unknown"), errors=(BROKEN,)))
     assert all(c == "\n" or c.isprintable() for c in shown)
     lines = shown.splitlines()
-    assert lines[-1].startswith("FAIL: 1 passed, 1 failed, 1 unknown, 1 could not run; covers litert-xnnpack 2.3.0")
+    assert lines[-2].startswith("FAIL: 1 passed, 1 failed, 1 unknown, 1 could not run; covers litert-xnnpack 2.3.0")
     assert "  row 0, litert-xnnpack 2.3.0: refuted; witnessed 0.5, proven 0.7, limit 0.25 (dra)" in lines
     assert "    output 0: quantized - float = -0.5" in lines
-    assert any("qebgate check 'a b.yaml' --check c" in line for line in lines)
+    assert lines[-1] == "To reproduce: qebgate check 'a b.yaml' --check c --check c --check d"
 
 
 def test_terminal_in_colour() -> None:
