@@ -106,9 +106,13 @@ class Add(Semantics):
     def rounding(self, node: Node, graph: Graph, runtime: Runtime) -> Rounding:
         a, b, y = (graph.tensors[i] for i in (*node.inputs, node.outputs[0]))
         if owner(node, graph, runtime) is Runtime.XNNPACK:
-            shift = _xnnpack_shift(a, b, y)
-            return Rounding.symmetric(0.5 + 2 * 255 * 0.5 * 2.0**-shift + Rounding.REACH * 2.0**-22)
-        # each rescaled input is within 0.75 + 2**-5 of its exact value in units of twice_max * 2**-20
+            # multipliers: half a unit of their last bit, and the float32 quotient that they are made of; the
+            # terms can be large where their sum is small, so the error goes with the terms
+            terms = _reach(a) * a.q.s / y.q.s + _reach(b) * b.q.s / y.q.s
+            last_bit = 0.5 * 2.0 ** -_xnnpack_shift(a, b, y)
+            return Rounding.symmetric(0.5 + (_reach(a) + _reach(b)) * last_bit + terms * 2.0**-23)
+        # each rescaled input is within 0.75 (roundings) + 2**-4 (multiplier, of a term below 2**27) of its exact
+        # value, in units of twice_max * 2**-20
         unit = 2.0 * max(a.q.s, b.q.s) / 2.0**_LEFT_SHIFT / y.q.s
         mult = Multiplier.of(unit)
         second = 2.0 ** -(int(mult.right[0]) + 1) if int(mult.right[0]) else 0.0

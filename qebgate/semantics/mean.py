@@ -99,7 +99,9 @@ class Mean(Semantics):
         x, y = graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]]
         n, kernel, ratio = self.count(node, graph), owner(node, graph, runtime), x.q.s / y.q.s
         if kernel is Runtime.XNNPACK:
-            return Rounding.symmetric(0.5 + Rounding.REACH * 2.0**-20)
+            # sum times scale, and bias, are float32 numbers that can cancel: up to 6 roundings of each
+            terms = 128.0 * ratio + abs(x.q.z) * ratio + abs(y.q.z) + Rounding.REACH
+            return Rounding.symmetric(0.5 + terms * 6 * 2.0**-24)
         if kernel is Runtime.BUILTIN and self.spatial(node, graph):
             # a rounded bias (0.5) on top of the rounded sum; raw sums are up to 256 quanta away from the mean
             m = Multiplier.of(ratio / n)

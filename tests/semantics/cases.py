@@ -120,7 +120,7 @@ def _add_linear(
 ) -> int:
     channels = w.shape[axis]
     s_w, s_out = _linear_scales(rng, np.array([reach]), s_in, channels)
-    wi = b.tensor(w.shape, "int8", data=w, scale=s_w, zero_point=0, axis=axis)
+    wi = b.tensor(w.shape, "int8", data=w, scale=s_w, zero_point=0, axis=axis if s_w.size > 1 else 0)
     bias = _bias(rng, channels, int(min(reach, 1e6)))
     if bias is None and op != "FULLY_CONNECTED":  # the runtimes refuse (or crash on) such convolutions
         bias = np.zeros(channels)

@@ -24,7 +24,7 @@ class _Net:
     def linear(self, op: str, w: np.ndarray, axis: int, shape: tuple[int, ...], **options) -> None:
         rng, x, s_in = self.rng, self.at, self.scale
         s_w = rng.uniform(0.002, 0.01, w.shape[axis] if rng.random() < 0.6 else 1).astype(np.float32)
-        wi = self.b.tensor(w.shape, "int8", data=w, scale=s_w, axis=axis)
+        wi = self.b.tensor(w.shape, "int8", data=w, scale=s_w, axis=axis if s_w.size > 1 else 0)
         reduce = tuple(a for a in range(w.ndim) if a != axis)
         reach = float(np.sqrt((w.astype(float) ** 2).sum(axis=reduce)).max()) * 60 + 1
         bias = rng.integers(-int(reach), int(reach) + 1, w.shape[axis])

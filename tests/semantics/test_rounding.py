@@ -16,6 +16,7 @@ from qebgate.semantics.registry import SEMANTICS
 from tests.semantics.cases import CASES
 from tests.semantics.compare import interpret, load
 from tests.semantics.test_bit_exact import _refused
+from tests.support.tflite_builder import Builder
 
 SEEDS = range(100, 118)
 
@@ -98,3 +99,47 @@ def test_reshapes_and_maxima_move_codes_only() -> None:
     for op in ("RESHAPE", "PAD", "MAX_POOL_2D"):
         graph = load(CASES[op](np.random.default_rng(0)).model)
         assert all(SEMANTICS[op].rounding(graph.nodes[0], graph, r).exact for r in Runtime)
+
+
+@pytest.mark.parametrize("runtime", Runtime)
+def test_terms_that_cancel(runtime: Runtime) -> None:
+    """ADD and MEAN of large terms with a small sum: the error goes with the terms."""
+    rng = np.random.default_rng(0)
+    for seed in range(60):
+        s1, so = float(np.float32(rng.uniform(0.5, 1.0))), float(np.float32(0.0101))
+        s2 = float(np.float32(s1 * rng.choice([1.0, 1.0 + 1e-4, 0.999])))
+        b = Builder()
+        x = b.tensor((1, 256), "int8", scale=s1, zero_point=0)
+        c = b.tensor((1, 256), "int8", data=-np.clip(np.arange(-128, 128), -127, 127), scale=s2, zero_point=0)
+        y = b.tensor((1, 256), "int8", scale=so, zero_point=seed - 30)
+        b.op("ADD", [x, c], [y], version=2)
+        _check_inside(b.build([x], [y]), np.arange(-128, 128).astype(np.int8).reshape(1, 1, 256), runtime)
+        z = int(rng.integers(-128, 128))
+        near = np.clip(z + rng.integers(-1, 2, (20, 1, 9, 32)), -128, 127).astype(np.int8)
+        b = Builder()
+        x = b.tensor((1, 9, 32), "int8", scale=s1, zero_point=z)
+        a = b.tensor((1,), "int32", data=[1])
+        y = b.tensor((1, 32), "int8", scale=so, zero_point=seed - 30)
+        b.op("MEAN", [x, a], [y], version=2)
+        _check_inside(b.build([x], [y]), near, runtime)
+
+
+def test_softmax_of_many_tiny_terms() -> None:
+    """Each of 511 summands is rounded to 2**-19 by the reference kernel, all in the same direction."""
+    for scale in np.linspace(13.0, 14.5, 31) / 32:
+        b = Builder()
+        x = b.tensor((1, 511), "int8", scale=scale, zero_point=0)
+        y = b.tensor((1, 511), "int8", scale=1 / 256, zero_point=-128)
+        b.op("SOFTMAX", [x], [y], version=2, beta=1.0)
+        codes = np.full((1, 1, 511), 0, np.int8)
+        codes[0, 0, 7] = 32
+        for runtime in Runtime:
+            _check_inside(b.build([x], [y]), codes, runtime)
+
+
+def _check_inside(model: bytes, x: np.ndarray, runtime: Runtime) -> None:
+    graph = load(model)
+    node, out = graph.nodes[0], graph.output
+    theirs = interpret(model, x, runtime)[0].astype(np.float64)
+    y = np.clip(_real(graph, x) / out.q.s + out.q.z, -128, 127)
+    assert (np.abs(theirs - y) <= SEMANTICS[node.op].rounding(node, graph, runtime).above + 1e-9).all()
