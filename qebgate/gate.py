@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -157,7 +158,10 @@ def _in_pool(jobs: Sequence[Job], deadline: float, options: Options) -> Iterator
     """One task per process; fresh interpreters, so that no solver or runtime state is shared."""
     broken: set[str] = set()
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(options.jobs, len(jobs)), mp_context=context)
+    # Ctrl-C reaches the whole process group: only this process answers it, by ending the workers
+    quiet = (signal.SIGINT, signal.SIG_IGN)
+    workers = min(options.jobs, len(jobs))
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=signal.signal, initargs=quiet)
     try:
         pending = {pool.submit(_worker, job, deadline): n for n, job in enumerate(jobs)}
         while pending:

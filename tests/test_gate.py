@@ -318,11 +318,20 @@ def folder(tmp_path: Path, pair: dict[str, Any]) -> Path:
     return tmp_path
 
 
-def shell(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+def environment(**more: str) -> dict[str, str]:
+    """This process's environment, with this repository's package first."""
     root = Path(__file__).resolve().parents[1]
-    where = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}", **env}
+    return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}", **more}
+
+
+def shell(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "qebgate", *args], cwd=folder, env=where, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "qebgate", *args],
+        cwd=folder,
+        env=environment(**env),
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -395,24 +404,38 @@ def test_a_check_imports_no_tensorflow(folder: Path) -> None:
         "import sys; from qebgate.cli import run; code = run(['check', '--exit-zero']);"
         "print('RESULT', code, [m for m in sys.modules if m.split('.')[0] in ('tensorflow', 'keras', 'tf_keras')])"
     )
-    root = str(Path(__file__).resolve().parents[1])
-    env = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    env = environment()
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=folder, env=env, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "RESULT 0 []"
 
 
-def test_ctrl_c(folder: Path, pair: dict[str, Any]) -> None:
-    """An interrupted process ends with 130 and says what it knows."""
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_ctrl_c(folder: Path, pair: dict[str, Any], jobs: str) -> None:
+    """An interrupted process group ends with 130, says what it knows, and leaves nothing running."""
     rows(folder, pair, 20000)
-    root = Path(__file__).resolve().parents[1]
-    command = [sys.executable, "-m", "qebgate", "check", "--check", "good"]
-    env = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    p = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(4)
-    assert p.poll() is None, "the run ended before it could be interrupted"
-    p.send_signal(signal.SIGINT)
-    out, err = p.communicate(timeout=60)
+    command = [sys.executable, "-m", "qebgate", "check", "--check", "good", "--jobs", jobs]
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as p:
+        time.sleep(6)
+        assert p.poll() is None, "the run ended before it could be interrupted"
+        os.killpg(p.pid, signal.SIGINT)
+        out, err = p.communicate(timeout=60)
     assert p.returncode == 130, err
     assert "INTERRUPTED" in out and "Traceback" not in err and "PASS:" not in out
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(p.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    pytest.fail("processes were left behind")

@@ -267,7 +267,7 @@ def _forget(formats: Sequence[Format]) -> None:
     for f in formats:
         if f.name == "json" and f.path is not None and f.path.is_file() and f.path.stat().st_size > 0:
             with f.path.open("rb") as old:
-                ours = old.read(64).startswith(b'{\n "schema": ')
+                ours = old.read(64).startswith(b'{"schema": ')
             if ours:
                 f.path.unlink()
 

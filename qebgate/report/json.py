@@ -14,8 +14,8 @@ SCHEMA_VERSION = 1
 
 
 def render_json(report: Report) -> str:
-    """The result as JSON text."""
-    return json.dumps(to_json(report), indent=1, ensure_ascii=True, allow_nan=False) + "\n"
+    """The result as one line of JSON (bounds of many outputs would make millions of lines)."""
+    return json.dumps(to_json(report), ensure_ascii=True, allow_nan=False) + "\n"
 
 
 def to_json(report: Report) -> dict[str, Any]:

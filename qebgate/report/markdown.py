@@ -13,9 +13,9 @@ ICON = {"pass": "✅", "fail": "❌", "unknown": "❔", None: "💥"}
 
 def escape(value: object, limit: int = 200) -> str:
     """Text from a file as inert Markdown: everything that could be markup becomes an entity."""
-    return "".join(
-        c if c.isalnum() or c in " ,;:." or ord(c) > 126 else f"&#{ord(c)};" for c in printable(value, limit)
-    )
+    shown = printable(value, limit)
+    inert = "".join(c if c.isalnum() or c in " ,;:.-=" or ord(c) > 126 else f"&#{ord(c)};" for c in shown)
+    return inert.replace("www.", "www&#46;")
 
 
 def render_markdown(report: Report) -> str:

@@ -271,11 +271,11 @@ def test_a_report_that_cannot_be_written(shell: Shell, write: Callable[..., Path
 
 
 def test_an_old_verdict_does_not_survive_an_error(shell: Shell, write: Callable[..., Path], tmp_path: Path) -> None:
-    (tmp_path / "r.json").write_text('{\n "schema": 1, "verdict": "pass"}')
+    (tmp_path / "r.json").write_text('{"schema": 1, "verdict": "pass"}')
     (tmp_path / "mine.json").write_text('{"mine": 1}')
     code, _, _ = shell("check", write(model=""), "--format", "json=r.json")
     assert code == 2 and json.loads((tmp_path / "r.json").read_text())["verdict"] is None
-    (tmp_path / "r.json").write_text('{\n "schema": 1, "verdict": "pass"}')
+    (tmp_path / "r.json").write_text('{"schema": 1, "verdict": "pass"}')
     code, _, _ = shell("check", "missing.yaml", "--format", "json=r.json", "--format", "json=mine.json")
     assert code == 2 and not (tmp_path / "r.json").exists()
     assert (tmp_path / "mine.json").exists()
