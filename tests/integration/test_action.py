@@ -1,5 +1,6 @@
 """action.yml, its steps executed by bash with the environment that a runner would give them."""
 
+import html
 import json
 import os
 import re
@@ -73,7 +74,7 @@ class Runner:
         folder = cwd / fill(step.get("working-directory", "."))
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
         said = dict(line.split("=", 1) for line in outputs.read_text().splitlines())
-        return Outcome(done.returncode, done.stdout + done.stderr, summary.read_text(), said)
+        return Outcome(done.returncode, done.stdout + done.stderr, html.unescape(summary.read_text()), said)
 
 
 @pytest.fixture(scope="module")
