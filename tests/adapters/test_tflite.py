@@ -226,6 +226,13 @@ def test_scales_that_are_not_positive_normal_numbers(read, value, tensor):
     assert f"tensor #{tensor}" in str(fails(read, b.build(x, y), "QEB422"))
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_signalling_nan_as_a_scale(read):
+    b, x, y = dense_int8()
+    b.graph.tensors[0].quantization.scale = np.array([0x7F800001], np.uint32).view(np.float32)
+    fails(read, b.build(x, y), "QEB422")
+
+
 def test_zero_points(read):
     b, x, y = dense_int8()
     b.graph.tensors[0].quantization.zeroPoint = np.array([128], np.int64)

@@ -202,8 +202,10 @@ def _quantization(table: Table, dtype: DType, shape: tuple[int, ...], *, is_cons
             found=f"{scale.size} on axis {axis} of {shape}",
         )
     lo, hi = dtype.code_range
+    with np.errstate(invalid="ignore"):  # signalling NaN; QuantParams refuses it
+        scales = scale.astype(np.float64)
     return QuantParams(
-        scale.astype(np.float64),
+        scales,
         np.broadcast_to(zero, scale.shape).astype(np.int64),
         None if scale.size == 1 else axis,
         lo,
