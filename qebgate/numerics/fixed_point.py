@@ -63,9 +63,9 @@ def high_mul(a: I64, b: I64 | int) -> I64:
 def divide_by_pot(x: I64, exponent: I64 | int) -> I64:
     """gemmlowp RoundingDivideByPOT: half away from zero."""
     e = np.asarray(exponent, np.int64)
-    mask = (np.int64(1) << e) - 1
-    threshold = (mask >> 1) + (x < 0)
-    return (x >> e) + ((x & mask) > threshold)
+    half = (np.int64(1) << e) >> 1  # 0 for e = 0
+    below = np.where(e > 0, np.int64(-1), np.int64(0))
+    return (x + half + ((x >> 63) & below)) >> e
 
 
 def multiply_double_rounding(x: I64, m: Multiplier) -> I64:

@@ -24,9 +24,9 @@ def exact_matmul(a: Array, w: Array, bound: float) -> NDArray[np.float64] | NDAr
     Uses float32 BLAS while every partial sum fits in 24 bits, float64 BLAS up to 53.
     """
     if bound < 2.0**24:
-        return a.astype(np.float32) @ w.astype(np.float32)
+        return a.astype(np.float32, copy=False) @ w.astype(np.float32, copy=False)
     assert bound < 2.0**53
-    return a.astype(np.float64) @ w.astype(np.float64)
+    return a.astype(np.float64, copy=False) @ w.astype(np.float64, copy=False)
 
 
 def requantize(

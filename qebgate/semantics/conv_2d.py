@@ -68,7 +68,7 @@ class Conv2D(Semantics):
         assert x is not None
         bound = lin.accumulator_bound(reduce=(1, 2, 3))
         float_type = np.float32 if bound < 2.0**24 else np.float64
-        w = lin.weights.astype(float_type).transpose(3, 1, 2, 0).reshape(-1, lin.y.shape[3])
+        w = lin.weights.astype(float_type).reshape(lin.y.shape[3], -1).T
         window = self.window(node, graph)
         codes = attrs.activation.code_range(lin.y, runtime)
         rows = x.reshape(-1, *lin.x.shape[1:])
@@ -76,7 +76,7 @@ class Conv2D(Semantics):
         area = window.out[0] * window.out[1]
         for part in chunks(len(rows), 4 * area * (len(w) + 4 * w.shape[1])):
             centred = (rows[part] - lin.x.q.z).astype(float_type)
-            acc = exact_matmul(window.patches(centred, 0).reshape(-1, len(w)), w, bound).astype(np.int64)
+            acc = exact_matmul(window.columns(centred, 0), w, bound).astype(np.int64)
             if lin.bias is not None:
                 acc += lin.bias
             q = requantize(acc, lin.x.q.s, lin.w.q.scale, lin.y.q.s, lin.y.q.z, codes, runtime, dense=False)
@@ -92,8 +92,8 @@ class Conv2D(Semantics):
 def correlate(window: Window, rows: Array, weights: Array, bias: Array | None) -> Array:
     """``[N, P, Q, M]`` float products of ``rows [N, H, W, C]`` with ``weights [M, K, L, C]``, plus the bias."""
     m = weights.shape[0]
-    w = weights.astype(rows.dtype).transpose(3, 1, 2, 0).reshape(-1, m)
+    w = weights.astype(rows.dtype).reshape(m, -1).T
     z = np.empty((len(rows), *window.out, m), rows.dtype)
     for part in chunks(len(rows), 8 * window.out[0] * window.out[1] * len(w)):
-        z[part] = (window.patches(rows[part], 0).reshape(-1, len(w)) @ w).reshape(-1, *window.out, m)
+        z[part] = (window.columns(rows[part], 0) @ w).reshape(-1, *window.out, m)
     return z if bias is None else z + bias.astype(rows.dtype)

@@ -84,6 +84,10 @@ class Window:
         (s0, s1), (d0, d1), (p, q) = self.stride, self.dilation, self.out
         return v[:, : (p - 1) * s0 + 1 : s0, : (q - 1) * s1 + 1 : s1, :, ::d0, ::d1]
 
+    def columns(self, x: Array, fill: float | int) -> Array:
+        """Patches as rows ``[N * P * Q, K * L * C]``, for a matrix product with weights ``[M, K, L, C]``."""
+        return self.patches(x, fill).transpose(0, 1, 2, 4, 5, 3).reshape(-1, self.taps * x.shape[3])
+
     def counts(self) -> Array:
         """How many inputs (not padding) each output position sees, ``[P, Q, 1]`` int64."""
         ones = np.ones((1, *self.size, 1), np.int64)
