@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -77,6 +78,18 @@ def test_wheel_holds_the_package_and_nothing_else(root: Path, tmp_path: Path) ->
     assert {n for n in names if n.endswith(".py")} == here
     assert "qebgate/py.typed" in names
     assert {n.split("/")[0] for n in names} == {"qebgate"} | {n.split("/")[0] for n in names if ".dist-info/" in n}
+
+
+def test_wheel_from_the_source_archive_is_the_same(root: Path, tmp_path: Path) -> None:
+    direct = zipfile.ZipFile(build("wheel", root, tmp_path))
+    with tarfile.open(build("sdist", root, tmp_path)) as archive:
+        archive.extractall(tmp_path / "source")
+    (source,) = (tmp_path / "source").iterdir()
+    (tmp_path / "again").mkdir()
+    again = zipfile.ZipFile(build("wheel", source, tmp_path / "again"))
+    files = {n: direct.read(n) for n in direct.namelist() if n.startswith("qebgate/")}
+    assert files == {n: again.read(n) for n in again.namelist() if n.startswith("qebgate/")}
+    assert not any(p.is_symlink() and not p.exists() for p in source.rglob("*"))
 
 
 def test_changelog_knows_this_version(root: Path) -> None:
