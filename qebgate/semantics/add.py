@@ -12,7 +12,16 @@ from qebgate.ir.graph import Graph, Node
 from qebgate.ir.tensor import Array, Tensor
 from qebgate.numerics.fixed_point import I64, Multiplier, multiply_double_rounding
 from qebgate.runtimes.profiles import Runtime
-from qebgate.semantics.base import INT8, Activation, Options, Rounding, Semantics, apply_activation, require
+from qebgate.semantics.base import (
+    INT8,
+    Activation,
+    Options,
+    Rounding,
+    Semantics,
+    apply_activation,
+    check_limits,
+    require,
+)
 from qebgate.semantics.delegation import owner
 
 _LEFT_SHIFT = 20
@@ -55,6 +64,8 @@ class Add(Semantics):
             f"{a.dtype.value}, {b.dtype.value}",
         )
         if y.dtype.is_code:
+            assert isinstance(node.attrs, AddAttrs)
+            check_limits(node.attrs.activation, node, graph)
             require(y.dtype is INT8, "ADD runs on int8 only", node, graph, y.dtype.value)
             require(
                 not (a.q.per_channel or b.q.per_channel or y.q.per_channel),

@@ -11,7 +11,16 @@ from qebgate.ir.graph import Graph, Node
 from qebgate.ir.tensor import Array
 from qebgate.runtimes.profiles import Runtime
 from qebgate.semantics.accumulate import exact_matmul, linear_deviation, requantize
-from qebgate.semantics.base import INT8, Activation, Options, Rounding, Semantics, apply_activation, require
+from qebgate.semantics.base import (
+    INT8,
+    Activation,
+    Options,
+    Rounding,
+    Semantics,
+    apply_activation,
+    check_limits,
+    require,
+)
 from qebgate.semantics.linear import LinearNode
 from qebgate.semantics.windows import Stride, Window, chunks, image
 
@@ -54,6 +63,8 @@ class Conv2D(Semantics):
             types = f"{lin.x.dtype.value}, {lin.w.dtype.value}"
             require(lin.x.dtype is INT8 and lin.w.dtype is INT8, "CONV_2D runs on int8 only", node, graph, types)
             lin.check_quantized(axis=0)
+            assert isinstance(node.attrs, Conv2DAttrs)
+            check_limits(node.attrs.activation, node, graph)
 
     def run_float(self, node: Node, graph: Graph, inputs: Sequence[Array | None]) -> Array:
         lin, attrs, x = LinearNode.of(node, graph), node.attrs, inputs[0]

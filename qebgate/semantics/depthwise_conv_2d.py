@@ -11,17 +11,27 @@ from qebgate.ir.graph import Graph, Node
 from qebgate.ir.tensor import Array
 from qebgate.runtimes.profiles import Runtime
 from qebgate.semantics.accumulate import linear_deviation, requantize
-from qebgate.semantics.base import INT8, Activation, Options, Rounding, Semantics, apply_activation, require
+from qebgate.semantics.base import (
+    INT8,
+    Activation,
+    Options,
+    Rounding,
+    Semantics,
+    apply_activation,
+    check_limits,
+    require,
+)
 from qebgate.semantics.linear import LinearNode
 from qebgate.semantics.windows import Stride, Window, chunks, image
 
 
 @dataclass(frozen=True, slots=True)
 class DepthwiseConv2DAttrs:
-    """Geometry and fused activation; the depth multiplier follows from the shapes."""
+    """Geometry, fused activation, and the depth multiplier M of ``C * M`` output channels."""
 
     how: Stride
     activation: Activation
+    multiplier: int
 
 
 class DepthwiseConv2D(Semantics):
@@ -32,7 +42,7 @@ class DepthwiseConv2D(Semantics):
         how = Stride.parse(
             options.int8(0), (options.int32(2), options.int32(1)), (options.int32(6, 1), options.int32(5, 1))
         )
-        return DepthwiseConv2DAttrs(how, Activation.parse(options.int8(4)))
+        return DepthwiseConv2DAttrs(how, Activation.parse(options.int8(4)), options.int32(3))
 
     def window(self, node: Node, graph: Graph) -> Window:
         """Geometry of a checked node."""
@@ -44,12 +54,13 @@ class DepthwiseConv2D(Semantics):
         lin = LinearNode.of(node, graph)
         n, _, _, c = image(node, graph, lin.x)
         one, _, _, oc = image(node, graph, lin.w)
+        fits = one == 1 and c >= 1 and oc % c == 0
+        require(fits, "the weights do not fit the input", node, graph, f"{lin.x.shape}, {lin.w.shape}")
+        assert isinstance(node.attrs, DepthwiseConv2DAttrs)
+        # the builtin kernels go by the shapes, XNNPACK by the option
+        stated = node.attrs.multiplier
         require(
-            one == 1 and c >= 1 and oc % c == 0,
-            "the weights do not fit the input",
-            node,
-            graph,
-            f"{lin.x.shape}, {lin.w.shape}",
+            stated == oc // c, "the depth multiplier does not fit the weights", node, graph, f"{stated}, not {oc // c}"
         )
         self.window(node, graph).check(node, graph, lin.y, n, oc)
         if lin.bias is not None:
@@ -60,6 +71,8 @@ class DepthwiseConv2D(Semantics):
                 lin.x.dtype is INT8 and lin.w.dtype is INT8, "DEPTHWISE_CONV_2D runs on int8 only", node, graph, types
             )
             lin.check_quantized(axis=3)
+            assert isinstance(node.attrs, DepthwiseConv2DAttrs)
+            check_limits(node.attrs.activation, node, graph)
 
     def run_float(self, node: Node, graph: Graph, inputs: Sequence[Array | None]) -> Array:
         lin, attrs, x = LinearNode.of(node, graph), node.attrs, inputs[0]

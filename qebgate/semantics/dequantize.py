@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from qebgate.errors import UnsupportedError
 from qebgate.ir.graph import Graph, Node
 from qebgate.ir.tensor import Array
 from qebgate.runtimes.profiles import Runtime
@@ -30,7 +31,12 @@ class Dequantize(Semantics):
         require(x.shape == y.shape, "input and output have different shapes", node, graph, f"{x.shape}, {y.shape}")
 
     def run_float(self, node: Node, graph: Graph, inputs: Sequence[Array | None]) -> Array:
-        raise AssertionError("DEQUANTIZE has no place in a float graph")
+        raise UnsupportedError(
+            "QEB438",
+            "DEQUANTIZE in a float model",
+            where=f"{graph.source.label}: {node.origin}",
+            fix="convert it without quantization",
+        )
 
     def run_int(self, node: Node, graph: Graph, inputs: Sequence[Array | None], runtime: Runtime) -> Array:
         x, q = inputs[0], graph.tensors[node.inputs[0]].q

@@ -12,6 +12,9 @@ from qebgate.ir.tensor import Array, DType
 from qebgate.runtimes.profiles import Runtime
 from qebgate.semantics.registry import SEMANTICS
 
+_CHUNK_ELEMENTS = 1 << 20
+"""Elements of the largest tensor that are computed at once, so that intermediate results stay in the caches."""
+
 
 def run_float(
     graph: Graph, x: Array, *, dtype: type[np.float32 | np.float64] = np.float64, keep: Collection[int] = ()
@@ -27,8 +30,7 @@ def run_int(graph: Graph, x: Array, runtime: Runtime, *, keep: Collection[int] =
 
 
 def _run(graph: Graph, values: Mapping[int, Array], runtime: Runtime | None, keep: Collection[int]) -> dict[int, Array]:
-    live = dict(values)
-    for i, v in live.items():
+    for i, v in values.items():
         if v.shape[1:] != graph.tensors[i].shape:
             raise DataError(
                 "QEB441",
@@ -36,6 +38,19 @@ def _run(graph: Graph, values: Mapping[int, Array], runtime: Runtime | None, kee
                 where=f"{graph.source.label}: tensor {graph.tensors[i].label}",
                 found=f"{v.shape[1:]}, expected {graph.tensors[i].shape}",
             )
+    batch = len(next(iter(values.values())))
+    step = max(1, _CHUNK_ELEMENTS // max(t.size for t in graph.tensors if not t.is_const))
+    parts = [
+        _run_part(graph, {i: v[k : k + step] for i, v in values.items()}, runtime, keep)
+        for k in range(0, max(batch, 1), step)
+    ]
+    return parts[0] if len(parts) == 1 else {i: np.concatenate([p[i] for p in parts]) for i in parts[0]}
+
+
+def _run_part(
+    graph: Graph, values: Mapping[int, Array], runtime: Runtime | None, keep: Collection[int]
+) -> dict[int, Array]:
+    live = dict(values)
     wanted = set(graph.outputs) | set(keep)
     last = {i: n.index for n in graph.nodes for i in n.inputs}
     for node in graph.nodes:

@@ -7,11 +7,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qebgate.errors import UnsupportedError
 from qebgate.ir.graph import Graph, Node
 from qebgate.ir.tensor import Array
 from qebgate.runtimes.profiles import Runtime
 from qebgate.semantics.accumulate import exact_matmul, linear_deviation, requantize
-from qebgate.semantics.base import INT8, Activation, Options, Rounding, Semantics, apply_activation, require, tensor
+from qebgate.semantics.base import (
+    INT8,
+    Activation,
+    Options,
+    Rounding,
+    Semantics,
+    apply_activation,
+    check_limits,
+    require,
+    tensor,
+)
 from qebgate.semantics.linear import LinearNode
 
 
@@ -28,10 +39,7 @@ class FullyConnected(Semantics):
     max_version = 12
 
     def parse(self, options: Options) -> FullyConnectedAttrs:
-        require_default_format = options.int8(1)
-        if require_default_format != 0:
-            from qebgate.errors import UnsupportedError
-
+        if options.int8(1) != 0:
             raise UnsupportedError("QEB433", "FULLY_CONNECTED with shuffled weights is not supported")
         return FullyConnectedAttrs(Activation.parse(options.int8(0)), options.bool(2))
 
@@ -53,6 +61,8 @@ class FullyConnected(Semantics):
                 f"{x.dtype.value}, {w.dtype.value}",
             )
             lin.check_quantized(axis=0)
+            assert isinstance(node.attrs, FullyConnectedAttrs)
+            check_limits(node.attrs.activation, node, graph)
 
     def run_float(self, node: Node, graph: Graph, inputs: Sequence[Array | None]) -> Array:
         lin, attrs = LinearNode.of(node, graph), node.attrs

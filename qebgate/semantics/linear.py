@@ -65,6 +65,7 @@ class LinearNode:
             bias_type = self.graph.tensors[n.inputs[2]].dtype
             require(bias_type is DType.INT32, "the bias is not int32", n, g, bias_type.value)
             require(self.bias.shape == (channels,), "the bias does not fit the weights", n, g, self.bias.shape)
+            self._check_bias_scale()
         reduce = tuple(a for a in range(self.weights.ndim) if a != axis)
         total = self.accumulator_bound(reduce)
         if self.bias is not None:
@@ -73,3 +74,27 @@ class LinearNode:
         require(bool((m < 256.0).all()), "a multiplier is 256 or more, which XNNPACK refuses", n, g, float(m.max()))
         left = float(2.0 ** np.maximum(np.frexp(m)[1], 0).max())
         require(total * left < 2.0**31, "the accumulator may overflow 32 bits", n, g, f"{total * left:.3g}")
+
+    def _check_bias_scale(self) -> None:
+        """The kernels take the bias in quanta of ``s_in * s_w``, whatever its own scale says.
+
+        Some refuse a bias that says otherwise, and XNNPACK leaves one with no scale or with a zero point to
+        builtin; no converter writes one.
+        """
+        n, g = self.node, self.graph
+        q = g.tensors[n.inputs[2]].quant
+        require(q is not None and not q.zero_point.any(), "the bias has no scale, or a zero point", n, g)
+        assert q is not None
+        product = self.x.q.s * self.w.q.scale
+        off = (
+            float(np.abs(q.scale / product - 1.0).max())
+            if q.scale.size in (1, product.size) or product.size == 1
+            else np.inf
+        )
+        require(
+            off <= 0.01,
+            "the bias's scale is not the product of the input's and the weights'",
+            n,
+            g,
+            f"off by {off:.2g}",
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qebgate.ir.graph import Graph, Node
-from qebgate.semantics.base import INT8, Activation, Options, Semantics, require
+from qebgate.semantics.base import INT8, Activation, Options, Semantics, check_limits, require
 from qebgate.semantics.windows import Stride, Window, image
 
 
@@ -44,6 +44,7 @@ class Pool2D(Semantics):
         require(int(window.counts().min()) > 0, "a pool's window lies in the padding", node, graph, attrs.kernel)
         require(x.dtype is y.dtype, "input and output have different types", node, graph, y.dtype.value)
         if x.dtype.is_code:
+            check_limits(attrs.activation, node, graph)
             require(x.dtype is INT8, f"{node.op} runs on int8 only", node, graph, x.dtype.value)
             require(
                 (x.q.s, x.q.z) == (y.q.s, y.q.z),

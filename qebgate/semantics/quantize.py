@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qebgate.errors import DataError
+from qebgate.errors import DataError, UnsupportedError
 from qebgate.ir.graph import Graph, Node
 from qebgate.ir.tensor import Array, Tensor
 from qebgate.numerics.fixed_point import Multiplier, multiply_double_rounding, multiply_ruy, round_half_away
@@ -35,7 +35,12 @@ class Quantize(Semantics):
             require(2.0**-20 <= ratio < 2.0**20, "QUANTIZE between scales too far apart", node, graph, ratio)
 
     def run_float(self, node: Node, graph: Graph, inputs: Sequence[Array | None]) -> Array:
-        raise AssertionError("QUANTIZE has no place in a float graph")
+        raise UnsupportedError(
+            "QEB438",
+            "QUANTIZE in a float model",
+            where=f"{graph.source.label}: {node.origin}",
+            fix="convert it without quantization",
+        )
 
     def run_int(self, node: Node, graph: Graph, inputs: Sequence[Array | None], runtime: Runtime) -> Array:
         x, source, out = inputs[0], graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]]

@@ -9,7 +9,7 @@ import numpy as np
 from qebgate.ir.graph import Graph, Node
 from qebgate.ir.tensor import Array
 from qebgate.runtimes.profiles import Runtime
-from qebgate.semantics.base import Activation, Rounding, Semantics, apply_activation, require
+from qebgate.semantics.base import Activation, Rounding, Semantics, apply_activation, check_limits, require
 from qebgate.semantics.delegation import owner
 from qebgate.semantics.elementwise import check_codes, look_up, rescale_deviation, rescale_table
 
@@ -22,6 +22,7 @@ class Relu(Semantics):
     def check(self, node: Node, graph: Graph) -> None:
         x, y = check_codes(node, graph)
         if x.dtype.is_code:
+            check_limits(self.activation, node, graph)
             require(2.0**-20 <= x.q.s / y.q.s < 2.0**20, "scales are too far apart", node, graph, x.q.s / y.q.s)
 
     def run_float(self, node: Node, graph: Graph, inputs: Sequence[Array | None]) -> Array:

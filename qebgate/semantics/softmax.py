@@ -47,6 +47,11 @@ class Softmax(Semantics):
         x, y = check_codes(node, graph)
         require(len(x.shape) >= 1 and x.shape[-1] >= 1, "SOFTMAX needs an axis", node, graph, x.shape)
         if y.dtype.is_code:
+            assert isinstance(node.attrs, SoftmaxAttrs)
+            sharp = node.attrs.beta * x.q.s
+            require(
+                2.0**-20 <= sharp <= 2.0**20, "beta times the scale is out of the kernels' range", node, graph, sharp
+            )
             scale_ok = (y.q.s, y.q.z) == (1.0 / 256.0, -128)
             require(
                 scale_ok,

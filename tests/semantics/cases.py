@@ -80,8 +80,6 @@ def geometry(rng: Rng) -> tuple[int, int, tuple[int, int], tuple[int, int], tupl
         k = tuple(int(v) for v in rng.integers(1, 5, 2))
         s = tuple(int(v) for v in pick(rng, (1, 1), (2, 2), rng.integers(1, 5, 2)))
         d = tuple(int(v) for v in pick(rng, (1, 1), (1, 1), (2, 2), (3, 2)))
-        if d != (1, 1):
-            s = (1, 1)
         same = bool(rng.integers(2))
         if min(output_shape(h, w, k, s, d, same)) >= 1:
             return h, w, k, s, d, same

@@ -25,12 +25,28 @@ def _conv_without_bias(b: Builder) -> tuple[int, int]:
 
 
 def _dense(
-    b: Builder, *, x_type: str = "int8", w_scale: object = 0.5, zero: int = 0, bias: int = 0, axis: int = 0
+    b: Builder,
+    *,
+    x_type: str = "int8",
+    w_scale: object = 0.5,
+    zero: int = 0,
+    bias: int = 0,
+    axis: int = 0,
+    bias_options: dict | None = None,
 ) -> tuple[int, int]:
     x, y = b.tensor((1, 4), x_type, **Q), b.tensor((1, 4), x_type, **Q)
     w = b.tensor((4, 4), "int8", data=np.full((4, 4), 127), scale=w_scale, zero_point=zero, axis=axis)
-    c = b.tensor((4,), "int32", data=np.full(4, bias), scale=0.25)
+    options = {"scale": 0.5 * np.asarray(w_scale)} if bias_options is None else bias_options
+    c = b.tensor((4,), "int32", data=np.full(4, bias), **options)
     b.op("FULLY_CONNECTED", [x, w, c], [y], version=4)
+    return x, y
+
+
+def _depthwise_multiplier(b: Builder) -> tuple[int, int]:
+    x, y = b.tensor((1, 4, 4, 2), "int8", **Q), b.tensor((1, 4, 4, 4), "int8", **Q)
+    w = b.tensor((1, 1, 1, 4), "int8", data=[1, 2, 3, 4], **Q)
+    c = b.tensor((4,), "int32", data=[0] * 4, scale=0.25)
+    b.op("DEPTHWISE_CONV_2D", [x, w, c], [y], padding=1, stride_h=1, stride_w=1, depth_multiplier=1)
     return x, y
 
 
@@ -84,6 +100,10 @@ REFUSED: dict[str, tuple[Callable[[Builder], tuple[int, int]], str]] = {
     "int16 activations": (lambda b: _dense(b, x_type="int16"), "int8 only"),
     "asymmetric weights": (lambda b: _dense(b, zero=3), "zero point"),
     "multiplier too large": (lambda b: _dense(b, w_scale=600.0), "multiplier"),
+    "depth multiplier": (_depthwise_multiplier, "depth multiplier"),
+    "bias without a scale": (lambda b: _dense(b, bias_options={}), "bias"),
+    "bias with a zero point": (lambda b: _dense(b, bias_options={"scale": 0.25, "zero_point": 1}), "zero point"),
+    "bias of another scale": (lambda b: _dense(b, bias_options={"scale": 0.3}), "product"),
     "accumulator overflow": (lambda b: _dense(b, bias=2**31 - 1), "overflow 32 bits"),
     "other channel axis": (lambda b: _dense(b, w_scale=[0.5, 0.5, 0.25, 0.5], axis=1), "another axis"),
     "computed weights": (_live_weights, "not constant"),
@@ -104,6 +124,7 @@ REFUSED: dict[str, tuple[Callable[[Builder], tuple[int, int]], str]] = {
         _unary("RESHAPE", I8, {"dtype": "int8", "scale": 0.25}, version=1),
         "different scales",
     ),
+    "limits out of reach": (_unary("RELU6", {**I8, "scale": 1e-9}, {**I8, "scale": 1e-9}), "limits"),
     "unknown activation": (
         _unary(
             "MAX_POOL_2D",
