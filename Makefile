@@ -16,7 +16,7 @@ help:
 	@echo "make check  run the linters: ruff, pyright, import-linter"
 
 demo: $(VENV)/core.stamp
-	@PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/digits/demo.sh
+	@PATH="$(abspath $(BIN)):$$PATH" sh examples/digits/demo.sh
 
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
