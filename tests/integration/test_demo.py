@@ -36,9 +36,11 @@ def test_readme_shows_the_output(demo: tuple[str, float], root: Path) -> None:
 
 
 def plain(text: str) -> list[str]:
-    """Lines without what differs from run to run or machine to machine: times, versions, processors, widths."""
+    """Lines without what differs from run to run or machine to machine: times, versions,
+    processors, last digits, widths."""
     text = re.sub(r" on x86_64 [^,]*,", " on PROCESSOR,", text)
     text = re.sub(r"\b\d+(\.\d+)? ?(ms|s|min)\b", "TIME", text)
     text = re.sub(r"\b\d+\.\d+\.\d+\b", "VERSION", text)
+    text = re.sub(r"\b\d+\.\d{3,}\b", lambda m: f"{float(m[0]):.3g}", text)
     lines = (re.sub(r"[ ─━═]+", " ", line).strip() for line in text.splitlines())
     return [line for line in lines if line]
