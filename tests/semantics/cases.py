@@ -229,7 +229,7 @@ def add(rng: Rng, batch: int = 10) -> Case:
     shape = (1, *(int(v) for v in rng.integers(1, 12, 2)), int(rng.integers(1, 40)))
     b = Builder()
     s1 = scale_of(rng)
-    s2 = float(np.float32(s1 * pick(rng, 1.0, 0.5, 2.0**-6, rng.uniform(0.01, 50.0))))
+    s2 = float(np.float32(s1 * pick(rng, 1.0, 0.5, 2.0**-6, 2.0**-13, *rng.uniform(0.01, 50.0, 2))))
     so = out_scale(rng, 128 * (s1 + s2), min(s1, s2))
     x = b.tensor(shape, "int8", scale=s1, zero_point=zero_of(rng))
     y = b.tensor(shape, "int8", scale=so, zero_point=zero_of(rng))
