@@ -148,9 +148,14 @@ def test_time_limit() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="address space is limited on Linux")
 def test_memory_limit() -> None:
-    model, _ = _wide(2500, 1)
-    with pytest.raises(ReplayError), Replayer(model, Runtime.REFERENCE, limits=Limits(memory=64 << 20)):
-        pass
+    """A model of 1 kB that needs 1.6 GB."""
+    b = Builder()
+    x, y = b.tensor((1, 4)), b.tensor((1, 400_000_004))
+    p = b.tensor((2, 2), "int32", data=[(0, 0), (0, 400_000_000)])
+    b.op("PAD", [x, p], [y])
+    limits = Limits(memory=1 << 30)
+    with pytest.raises(ReplayError), Replayer(b.build([x], [y]), Runtime.REFERENCE, limits=limits) as r:
+        r.run(X[:1])
 
 
 def test_a_missing_package_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
