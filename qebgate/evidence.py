@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +11,15 @@ import numpy as np
 from qebgate.errors import InternalError
 from qebgate.ir.tensor import Array
 from qebgate.numerics.rounding import F64
+
+Progress = Callable[[str, int, int | None], None]
+"""``progress(what, done, total)``: called from time to time by long work."""
+
+
+def silent(what: str, done: int, total: int | None) -> None:
+    """Progress that goes nowhere."""
+    del what, done, total
+
 
 Trust = Literal["exhaustive", "certified", "solver"]
 Reason = Literal["effort", "guard_time", "guard_memory", "out_of_range"]

@@ -34,7 +34,7 @@ class Settings:
 
     refine: bool = True
     work: float = 2e11
-    chunk: int = 1 << 27
+    chunk: int = 1 << 22
     whole: float = 0.1
 
 
@@ -46,8 +46,13 @@ class Analysis:
     root: Interval
     settings: Settings = field(default_factory=Settings)
     tick: Callable[[int, int], None] = lambda done, total: None
+    """Told after every layer."""
+    pulse: Callable[[], None] = lambda: None
+    """Called often; may raise to end the analysis."""
     states: dict[int, Gap] = field(default_factory=dict)
     work_left: float = 0.0
+    pre: dict[int, PreActivation] = field(default_factory=dict)
+    """Bounds of the pre-activations of every ``Affine`` layer, by its output."""
     skipped: int = 0
     """Layers that were not refined because the work limit was reached."""
 
@@ -62,6 +67,7 @@ class Analysis:
         self._below = 0.0  # multiply-adds of one row pushed from here to the root
         for k, layer in enumerate(self.layers):
             self.tick(k, len(self.layers))
+            self.pulse()
             inputs = [self.states[i] for i in layer.inputs]
             if isinstance(layer, Affine):
                 self._affine(layer, inputs)
@@ -75,21 +81,24 @@ class Analysis:
 
     def gap(self, output: int, index: NDArray[np.intp]) -> Interval:
         """Final bounds of the gap at some entries of a value: both streams and the interval, intersected."""
-        state = self.states[output]
-        best = Interval(state.delta.lo[index], state.delta.hi[index])
+        gap = self._final(output, index, self.states[output].delta, lambda one: Form(d=one))
+        return gap.meet(self._final(output, index, gap, lambda one: Form(h=-one, g=one), picked=True))
 
-        def rows(idx: NDArray[np.intp], sign: float) -> tuple[Form, Form]:
-            one = np.zeros((idx.size, state.size))
-            one[np.arange(idx.size), idx] = sign
-            return Form(d=one), Form(h=-one, g=one)
+    def float_value(self, output: int, index: NDArray[np.intp]) -> Interval:
+        """Final bounds of the float value at some entries."""
+        return self._final(output, index, self.states[output].float, lambda one: Form(h=one))
 
-        for part in np.array_split(np.arange(index.size), max(1, -(-index.size // self._rows(state.size)))):
-            for pick in (0, 1):
-                hi = self.backward.value(output, rows(index[part], 1.0)[pick])
-                lo = -self.backward.value(output, rows(index[part], -1.0)[pick])
-                best.lo[part] = np.maximum(best.lo[part], lo)
-                best.hi[part] = np.minimum(best.hi[part], hi)
-        return Interval(best.lo, best.hi)
+    def _final(
+        self, output: int, index: NDArray[np.intp], known: Interval, form: Callable[[F64], Form], *, picked: bool = False
+    ) -> Interval:
+        size = self.states[output].size
+        lo, hi = (known.lo.copy(), known.hi.copy()) if picked else (known.lo[index], known.hi[index])
+        for part in np.array_split(np.arange(index.size), max(1, -(-index.size // self._rows(size)))):
+            one = np.zeros((part.size, size))
+            one[np.arange(part.size), index[part]] = 1.0
+            hi[part] = np.minimum(hi[part], self.backward.value(output, form(one)))
+            lo[part] = np.maximum(lo[part], -self.backward.value(output, form(-one)))
+        return Interval(lo, hi)
 
     def _affine(self, layer: Affine, inputs: Sequence[Gap]) -> None:
         pre = affine_intervals(layer, inputs)
@@ -97,6 +106,7 @@ class Analysis:
             pre = self._refine(layer, inputs, pre)
         out, over, under = activate(layer, pre, inputs)
         self.states[layer.output] = out
+        self.pre[layer.output] = pre
         self.backward.push(resolve(layer, pre, inputs, out, over, under))
         self._below += 2.0 * layer.macs
         if not self._deep(layer) and all(isinstance(m, Scale) for m in (*layer.f, *layer.q)) and layer.f[0] == layer.q[0]:
@@ -147,6 +157,7 @@ class Analysis:
         shell = resolve(layer, pre, inputs, *_shell(layer, pre, inputs))
         z, q, d = ((x.lo.copy(), x.hi.copy()) for x in (pre.z, pre.q, pre.d))
         for part in np.array_split(index, max(1, -(-index.size // self._rows(layer.m)))):
+            self.pulse()
             one = np.zeros((part.size, layer.m))
             one[np.arange(part.size), part] = 1.0
             forms = {"z": [(z, Pre(z=one))], "q": [(q, Pre(q=one))], "d": [(d, Pre(d=one)), (d, Pre(z=-one, q=one))]}

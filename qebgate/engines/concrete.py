@@ -1,0 +1,153 @@
+"""Concrete inputs of a task: executed on the exact executors, and replayed in the installed runtime."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qebgate.domains.gap import Interval
+from qebgate.engines.dra.analysis import Analysis
+from qebgate.engines.dra.program import program
+from qebgate.errors import ModelError
+from qebgate.evidence import Progress, Witness, silent
+from qebgate.ir.graph import Graph, Source
+from qebgate.ir.tensor import Array, frozen
+from qebgate.numerics.rounding import F64
+from qebgate.regions.cell import Cell
+from qebgate.runtimes.profiles import Runtime
+from qebgate.runtimes.replay import Replayer
+from qebgate.semantics.execute import run_float, run_int
+from qebgate.task import Task
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inputs:
+    """A batch of inputs of a task's region: ``x [B, *shape]`` float32, ``codes`` the integers they became.
+
+    ``codes`` is None where the quantized model takes floats.
+    """
+
+    x: NDArray[np.float32]
+    codes: NDArray[np.int32] | None
+
+    @classmethod
+    def of_codes(cls, task: Task, codes: Array) -> Inputs:
+        """Inputs on the grid."""
+        c = codes.astype(np.int32)
+        return cls(task.codec.grid(c), None if task.codec.in_model else c)
+
+    @classmethod
+    def of_reals(cls, task: Task, x: Array) -> Inputs:
+        """Real inputs, quantized as the application does."""
+        v = x.astype(np.float32)
+        return cls(v, None if task.codec.in_model else task.codec.encode(v))
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, rows: slice | NDArray[np.intp]) -> Inputs:
+        return Inputs(self.x[rows], None if self.codes is None else self.codes[rows])
+
+
+def gaps(task: Task, inputs: Inputs) -> F64:
+    """Gaps ``[B, K]`` at the task's outputs: exact quantized execution minus float64 execution."""
+    return quantized_outputs(task, inputs) - float_outputs(task, inputs)
+
+
+def quantized_outputs(task: Task, inputs: Inputs) -> F64:
+    """Real quantized outputs ``[B, K]`` as the runtime computes them (exact)."""
+    graph = task.pair.quantized
+    given = inputs.x if inputs.codes is None else inputs.codes
+    y = run_int(graph, given, task.runtime)[graph.outputs[0]]
+    return real_values(graph, y)[:, list(task.outputs)]
+
+
+def float_outputs(task: Task, inputs: Inputs) -> F64:
+    """Float outputs ``[B, K]`` in float64."""
+    graph = task.pair.float
+    y = run_float(graph, inputs.x, dtype=np.float64)[graph.outputs[0]]
+    return y.reshape(len(y), -1)[:, list(task.outputs)]
+
+
+def real_values(graph: Graph, y: Array) -> F64:
+    """Outputs of a quantized graph in real units, ``[B, n]``."""
+    t = graph.output
+    real = t.q.dequantize(y.reshape(len(y), *t.shape)) if t.dtype.is_code else y.astype(np.float64)
+    return real.reshape(len(y), -1)
+
+
+@dataclass
+class Session:
+    """What the tasks of one process share: interpreters kept alive, enclosures of the float reference.
+
+    A context manager.  Every model's bytes are checked against the hash of what was analysed.
+    """
+
+    progress: Progress = silent
+    enclosures: dict[tuple[object, ...], Interval] = field(default_factory=dict)
+    _open: dict[tuple[str, Runtime, int], Replayer] = field(default_factory=dict)
+    _content: dict[str, bytes] = field(default_factory=dict)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for r in self._open.values():
+            r.close()
+        self._open.clear()
+
+    def _get(self, graph: Graph, runtime: Runtime) -> Replayer:
+        key = (graph.source.sha256, runtime, graph.outputs[0])
+        if key not in self._open:
+            replayer = Replayer(self._bytes(graph.source), runtime, output=graph.outputs[0])
+            self._open[key] = replayer.__enter__()
+        return self._open[key]
+
+    def _bytes(self, source: Source) -> bytes:
+        if source.sha256 not in self._content:
+            content = Path(source.path).read_bytes()
+            if hashlib.sha256(content).hexdigest() != source.sha256:
+                raise ModelError("QEB471", "a model file changed while it was being checked", where=source.label)
+            self._content[source.sha256] = content
+        return self._content[source.sha256]
+
+    def outputs(self, graph: Graph, x: Array, runtime: Runtime) -> F64:
+        """Real outputs ``[B, n]`` of a graph in the installed runtime."""
+        return real_values(graph, self._get(graph, runtime).run(x))
+
+    def witness(self, task: Task, inputs: Inputs, engine: str) -> Witness:
+        """Replay one input in the runtime, on both sides.
+
+        With ``float_semantics: real`` the float side is enclosed in exact arithmetic instead, and the
+        gap is the value of the enclosure that is nearest to 0: what is certain.
+        """
+        pick = list(task.outputs)
+        given = inputs.x if inputs.codes is None else inputs.codes
+        q = self.outputs(task.pair.quantized, given, task.runtime)[0, pick]
+        if task.float_semantics == "float32":
+            gap = q - self.outputs(task.pair.float, inputs.x, task.runtime)[0, pick]
+        else:
+            gap = _certain(task, inputs, q)
+        x = frozen(inputs.x[0].copy())
+        return Witness(x, None if inputs.codes is None else frozen(inputs.codes[0].copy()), gap, True, engine)
+
+
+def _certain(task: Task, inputs: Inputs, q: F64) -> F64:
+    """``q - float`` at one input, moved towards 0 by the error of computing the float output."""
+    x = inputs.x[0].astype(np.float64)
+    codes = None if inputs.codes is None else (inputs.codes[0], inputs.codes[0])
+    point = Cell(x, x, codes, task.cell.index, x)
+    p = program(Task(task.pair, point, task.codec, task.prop, task.outputs, task.runtime, "real"))
+    a = Analysis(p.layers, p.box).run()
+    h = a.states[p.output].float
+    pick = list(task.outputs)
+    lo, hi = q - h.hi[pick], q - h.lo[pick]
+    return np.where(lo > 0, np.nextafter(lo, -np.inf), np.where(hi < 0, np.nextafter(hi, np.inf), 0.0))
+
