@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field, replace
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, ClassVar, Protocol, cast
 
 import numpy as np
 
 from qebgate._version import __version__
 from qebgate.errors import DataError, ModelError, PolicyError, QebgateError
+from qebgate.evidence import silent
 from qebgate.plan import Job, Plan, PlannedCheck, make_plan
 from qebgate.policy import PolicyFile
 from qebgate.result import CheckError, CheckResult, Report, TaskResult, WitnessResult
 from qebgate.semantics.execute import run_float
 from qebgate.task import FloatSemantics, Task
 from qebgate.verdict import NothingCheckedError, TaskVerdict, check_verdict, judge
+
+if TYPE_CHECKING:
+    from qebgate.engines.concrete import Session
 
 CODED = (PolicyError, ModelError, DataError)
 """Errors of one check that leave the others' verdicts valid; everything else stops the run."""
@@ -143,27 +148,27 @@ Working = Callable[[str, int, int | None], None]
 
 
 def _in_process(jobs: Sequence[Job], deadline: float, options: Options) -> Iterator[tuple[int, Outcome]]:
+    from qebgate.engines.concrete import Session
+
     broken: set[str] = set()
-    for number, job in enumerate(jobs):
-        if job.check in broken:
-            continue
-        try:
-            yield number, run_job(job, deadline, options.observer.working)
-        except CODED as e:
-            broken.add(job.check)
-            yield number, e
+    with Session() as session:
+        for number, job in enumerate(jobs):
+            if job.check in broken:
+                continue
+            try:
+                yield number, run_job(job, deadline, options.observer.working, session)
+            except CODED as e:
+                broken.add(job.check)
+                yield number, e
 
 
 def _in_pool(jobs: Sequence[Job], deadline: float, options: Options) -> Iterator[tuple[int, Outcome]]:
     """One task per process; fresh interpreters, so that no solver or runtime state is shared."""
     broken: set[str] = set()
     context = multiprocessing.get_context("spawn")
-    # Ctrl-C reaches the whole process group: only this process answers it, by ending the workers
-    quiet = (signal.SIGINT, signal.SIG_IGN)
-    workers = min(options.jobs, len(jobs))
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=signal.signal, initargs=quiet)
+    pool = ProcessPoolExecutor(min(options.jobs, len(jobs)), mp_context=context, initializer=_Worker.start)
     try:
-        pending = {pool.submit(_worker, job, deadline): n for n, job in enumerate(jobs)}
+        pending = {pool.submit(_Worker.run, job, deadline): n for n, job in enumerate(jobs)}
         while pending:
             finished, _ = wait(pending, return_when=FIRST_COMPLETED)
             for future in finished:
@@ -200,15 +205,32 @@ class _Coded:
         return error
 
 
-def _worker(job: Job, deadline: float) -> TaskResult | _Coded:
-    try:
-        return run_job(job, deadline)
-    except QebgateError as e:
-        return _Coded(type(e), (e.code, e.message, e.where, e.found, e.fix))
+class _Worker:
+    """A worker process: its interpreters live as long as it does."""
+
+    session: ClassVar[Session | None] = None
+
+    @classmethod
+    def start(cls) -> None:
+        from qebgate.engines.concrete import Session
+
+        # Ctrl-C reaches the whole process group: only the parent answers it, by ending the workers
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        cls.session = Session()
+        atexit.register(cls.session.__exit__, None, None, None)
+
+    @classmethod
+    def run(cls, job: Job, deadline: float) -> TaskResult | _Coded:
+        try:
+            return run_job(job, deadline, session=cls.session)
+        except QebgateError as e:
+            return _Coded(type(e), (e.code, e.message, e.where, e.found, e.fix))
 
 
-def run_job(job: Job, deadline: float = float("inf"), working: Working | None = None) -> TaskResult:
-    """Run one task to its verdict.  ``deadline`` is on the monotonic clock."""
+def run_job(
+    job: Job, deadline: float = float("inf"), working: Working | None = None, session: Session | None = None
+) -> TaskResult:
+    """Run one task to its verdict.  ``deadline`` is on the monotonic clock; ``session`` keeps interpreters alive."""
     from qebgate.engines import portfolio
 
     start = time.monotonic()
@@ -223,7 +245,7 @@ def run_job(job: Job, deadline: float = float("inf"), working: Working | None = 
         return blank
     semantics = cast("FloatSemantics", job.float_semantics)
     task = Task(job.pair, job.cell, job.codec, job.prop, outputs, job.runtime, semantics)
-    evidence = portfolio.run(task, replace(job.budget, seconds=left), job.engines, working or Silent().working)
+    evidence = portfolio.run(task, replace(job.budget, seconds=left), job.engines, working or silent, session)
     v = judge(job.prop, job.require, evidence)
     return replace(
         blank,

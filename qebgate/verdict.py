@@ -28,6 +28,9 @@ TRUST: tuple[EvidenceClass, ...] = ("exhaustive", "certified", "solver", "tested
 SEVERITY: tuple[VerdictReason, ...] = ("refuted", "out_of_range", "guard_time", "guard_memory", "effort")
 """Which reason a check gives when its tasks give several."""
 
+SEARCHES = ("execute", "falsify")
+"""Engines that run inputs: where a guard stops one, nothing counts as tested."""
+
 _ADMITTED: dict[Require, tuple[EvidenceClass, ...]] = {
     "proof": ("exhaustive", "certified"),
     "proof_or_solver": ("exhaustive", "certified", "solver"),
@@ -153,8 +156,10 @@ def _tested(prop: Property, witnesses: Sequence[Witness], evidence: Sequence[Evi
     """Whether a search ran to its end, its best input was replayed, and nothing it saw is beyond the limit."""
     searched = any(w.replayed for w in witnesses)
     clean = all(prop.of_gap(w.gap) <= prop.limit for w in witnesses)
-    guarded = any(isinstance(e, Stopped) and e.reason in ("guard_time", "guard_memory") for e in evidence)
-    return searched and clean and not guarded
+    cut = any(
+        isinstance(e, Stopped) and e.engine in SEARCHES and e.reason in ("guard_time", "guard_memory") for e in evidence
+    )
+    return searched and clean and not cut
 
 
 def _why(evidence: Sequence[Evidence]) -> VerdictReason:

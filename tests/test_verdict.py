@@ -62,6 +62,7 @@ TRUTH_TABLE = [
     ("tested", [seen(0.5, replayed=False)], "unknown", "effort", None, None, None),
     ("tested", [seen(0.5), seen(1.5, replayed=False)], "unknown", "effort", None, None, 0.5),
     ("tested", [seen(0.5), Stopped("falsify", "guard_time", "")], "unknown", "guard_time", None, None, 0.5),
+    ("tested", [seen(0.5), Stopped("dra", "guard_time", "")], "pass", None, "tested", None, 0.5),
     ("tested", [seen(0.5), Stopped("falsify", "effort", "")], "pass", None, "tested", None, 0.5),
     ("tested", [seen(0.5), bound(-3, 3)], "pass", None, "tested", None, 0.5),
     ("tested", [seen(0.5), bound(-0.75, 0.75)], "pass", None, "certified", 0.75, 0.5),
