@@ -90,6 +90,11 @@ class Affine:
     def bd(self) -> F64:
         return self.bq - self.bf
 
+    @cached_property
+    def bd_size(self) -> F64:
+        """Magnitude behind ``bd``: each bias is rounded (``bq`` is a product), and they nearly cancel."""
+        return np.abs(self.bq) + np.abs(self.bf)
+
     @property
     def m(self) -> int:
         return self.bf.size

@@ -142,7 +142,8 @@ class Session:
 def _certain(task: Task, inputs: Inputs, q: F64) -> F64:
     """``q - float`` at one input, moved towards 0 by the error of computing the float output."""
     x = inputs.x[0].astype(np.float64)
-    codes = None if inputs.codes is None else (inputs.codes[0], inputs.codes[0])
+    # a real input is not on the grid: its codes are not wanted here
+    codes = None if task.cell.codes is None or inputs.codes is None else (inputs.codes[0], inputs.codes[0])
     point = Cell(x, x, codes, task.cell.index, x)
     p = program(Task(task.pair, point, task.codec, task.prop, task.outputs, task.runtime, "real"))
     a = Analysis(p.layers, p.box).run()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from qebgate.domains.gap import I64
 from qebgate.domains.layers import Affine, Layer
 from qebgate.domains.linear_map import LinearMap, Scale, gather
 from qebgate.ir.graph import Graph, Node
 from qebgate.ir.pair import Step
 from qebgate.numerics.rounding import F64
-from qebgate.ops.base import Context, code_grid, label, monotone_kernel, rounding_of
+from qebgate.ops.base import Context, clamp_grid, label, monotone_kernel, rounding_of
 from qebgate.semantics.add import AddAttrs
 
 
@@ -21,8 +22,12 @@ class AddLowering:
         assert fn is not None and qn is not None
         fa, qa = fn.attrs, qn.attrs
         assert isinstance(fa, AddAttrs) and isinstance(qa, AddAttrs)
-        out = ctx.pair.quantized.tensors[qn.outputs[0]]
-        maps = tuple(_broadcast(ctx.pair.tensors(i)[1].shape, out.shape) for i in step.inputs)
+        fy, qy = ctx.pair.tensors(step.output)
+        shapes = [tuple(t.shape for t in ctx.pair.tensors(i)) for i in step.inputs]
+        for a, b in shapes:  # one of the two graphs may have reshaped an input
+            if not np.array_equal(_index(a, fy.shape), _index(b, qy.shape)):
+                ctx.same(step, a, b, "shapes of an input")
+        maps = tuple(_broadcast(s, qy.shape) for _, s in shapes)
         below, above = rounding_of(qn, ctx.pair.quantized, ctx.runtime)
         return [
             Affine(
@@ -31,12 +36,12 @@ class AddLowering:
                 output=step.output,
                 f=maps,
                 q=maps,
-                bf=_constant(fn, ctx.pair.float, out.shape),
-                bq=_constant(qn, ctx.pair.quantized, out.shape),
+                bf=_constant(fn, ctx.pair.float, fy.shape),
+                bq=_constant(qn, ctx.pair.quantized, qy.shape),
                 float_range=fa.activation.range,
                 below=below,
                 above=above,
-                grid=code_grid(out, qa.activation.code_range(out, ctx.runtime)),
+                grid=clamp_grid(qn, ctx.pair.quantized, ctx.runtime, qa.activation),
                 codes_of_inputs=monotone_kernel(qn, ctx.pair.quantized, ctx.runtime),
                 noise=ctx.noise(step),
             )
@@ -47,7 +52,13 @@ def _broadcast(shape: tuple[int, ...], out: tuple[int, ...]) -> LinearMap:
     size = int(np.prod(shape, dtype=np.int64))
     if shape == out:
         return Scale(1.0, size)
-    return gather(np.broadcast_to(np.arange(size).reshape(shape), out).ravel(), size)
+    return gather(_index(shape, out), size)
+
+
+def _index(shape: tuple[int, ...], out: tuple[int, ...]) -> I64:
+    """Which entry of an operand every output entry reads."""
+    size = int(np.prod(shape, dtype=np.int64))
+    return np.broadcast_to(np.arange(size, dtype=np.int64).reshape(shape), out).ravel()
 
 
 def _constant(node: Node, graph: Graph, out: tuple[int, ...]) -> F64:

@@ -8,8 +8,9 @@ import scipy.sparse as sp
 from qebgate.domains.gap import I64
 from qebgate.domains.layers import Affine, Layer
 from qebgate.domains.linear_map import Sparse
+from qebgate.ir.graph import Graph, Node
 from qebgate.ir.pair import Step
-from qebgate.ops.base import Context, code_grid, label, monotone_kernel, rounding_of
+from qebgate.ops.base import Context, clamp_grid, label, monotone_kernel, rounding_of
 from qebgate.ops.windows import taps
 from qebgate.semantics.average_pool_2d import AveragePool2D
 from qebgate.semantics.base import Activation
@@ -28,7 +29,6 @@ def _average(index: I64, n: int) -> Sparse:
 def _layer(step: Step, ctx: Context, average: Sparse, activation: tuple[Activation, Activation]) -> Affine:
     qn, fn = step.quantized_node, step.float_node
     assert qn is not None and fn is not None
-    out = ctx.pair.quantized.tensors[qn.outputs[0]]
     below, above = rounding_of(qn, ctx.pair.quantized, ctx.runtime)
     zero = np.zeros(average.m)
     return Affine(
@@ -42,7 +42,7 @@ def _layer(step: Step, ctx: Context, average: Sparse, activation: tuple[Activati
         float_range=activation[0].range,
         below=below,
         above=above,
-        grid=code_grid(out, activation[1].code_range(out, ctx.runtime)),
+        grid=clamp_grid(qn, ctx.pair.quantized, ctx.runtime, activation[1]),
         codes_of_inputs=monotone_kernel(qn, ctx.pair.quantized, ctx.runtime),
         noise=ctx.noise(step),
     )
@@ -70,10 +70,18 @@ class MeanLowering:
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
         fn, qn = step.float_node, step.quantized_node
         assert fn is not None and qn is not None
-        axes = Mean().axes(qn, ctx.pair.quantized)
-        ctx.same(step, Mean().axes(fn, ctx.pair.float), axes, "axes")
-        x = ctx.pair.quantized.tensors[qn.inputs[0]]
-        index = np.arange(x.size, dtype=np.int64).reshape(x.shape)
-        kept = tuple(a for a in range(len(x.shape)) if a not in axes)
-        index = index.transpose(*kept, *axes).reshape(int(np.prod([x.shape[a] for a in kept], dtype=np.int64)), -1)
-        return [_layer(step, ctx, _average(index, x.size), (Activation.NONE, Activation.NONE))]
+        sides = (fn, ctx.pair.float), (qn, ctx.pair.quantized)
+        f, q = (_averaged(*s) for s in sides)
+        if not np.array_equal(f, q):  # one of the two graphs may have reshaped the input
+            a, b = ((g.tensors[n.inputs[0]].shape, Mean().axes(n, g)) for n, g in sides)
+            ctx.same(step, a, b, "input shapes or axes")
+        average = _average(q, ctx.pair.quantized.tensors[qn.inputs[0]].size)
+        return [_layer(step, ctx, average, (Activation.NONE, Activation.NONE))]
+
+
+def _averaged(node: Node, graph: Graph) -> I64:
+    """Flat input index of every entry that a MEAN averages, ``[m, count]``, by the graph's own shapes."""
+    axes, x = Mean().axes(node, graph), graph.tensors[node.inputs[0]]
+    index = np.arange(x.size, dtype=np.int64).reshape(x.shape)
+    kept = tuple(a for a in range(len(x.shape)) if a not in axes)
+    return index.transpose(*kept, *axes).reshape(int(np.prod([x.shape[a] for a in kept], dtype=np.int64)), -1)

@@ -18,7 +18,8 @@ from qebgate.ir.pair import Pair, Step
 from qebgate.ir.tensor import Tensor
 from qebgate.numerics.rounding import F64
 from qebgate.runtimes.profiles import Runtime
-from qebgate.semantics.base import Rounding
+from qebgate.semantics.base import Activation, Rounding
+from qebgate.semantics.delegation import owner
 from qebgate.semantics.float_error import float_error
 from qebgate.semantics.registry import SEMANTICS
 
@@ -82,6 +83,15 @@ def code_grid(t: Tensor, code_range: tuple[int, int] | None = None) -> CodeGrid 
         return None
     lo, hi = code_range or t.dtype.code_range
     return CodeGrid(t.q.s, t.q.z, lo, hi)
+
+
+def clamp_grid(node: Node, graph: Graph, runtime: Runtime, activation: Activation) -> CodeGrid | None:
+    """The grid of a node's output, clamped by its fused activation as the kernel that executes it does.
+
+    A delegate that leaves the node to another runtime leaves the rounding of the clamp's limits to it too.
+    """
+    out = graph.tensors[node.outputs[0]]
+    return code_grid(out, activation.code_range(out, owner(node, graph, runtime))) if out.dtype.is_code else None
 
 
 def rounding_of(node: Node, graph: Graph, runtime: Runtime) -> tuple[F64, F64]:

@@ -7,7 +7,7 @@ import numpy as np
 from qebgate.domains.layers import Affine, Layer, MaxPool
 from qebgate.domains.linear_map import Scale
 from qebgate.ir.pair import Step
-from qebgate.ops.base import Context, code_grid, label
+from qebgate.ops.base import Context, clamp_grid, code_grid, label
 from qebgate.ops.windows import taps
 from qebgate.semantics.base import Activation
 from qebgate.semantics.max_pool_2d import MaxPool2D
@@ -34,7 +34,8 @@ class MaxPool2DLowering:
         if fa.activation is Activation.NONE and qa.activation is Activation.NONE:
             return [MaxPool(label(step), step.inputs, step.output, index, grid)]
         inner = ctx.fresh()
-        codes = qa.activation.code_range(y, ctx.runtime)
+        clamped = clamp_grid(qn, ctx.pair.quantized, ctx.runtime, qa.activation)
+        assert clamped is not None
         zero = np.zeros(y.size)
         clamp = Affine(
             label=label(step),
@@ -47,7 +48,7 @@ class MaxPool2DLowering:
             float_range=fa.activation.range,
             below=zero,
             above=zero,
-            grid=code_grid(y, codes),
-            codes_of_inputs=lambda c: np.clip(c[0], *codes),
+            grid=clamped,
+            codes_of_inputs=lambda c: np.clip(c[0], clamped.lo, clamped.hi),
         )
         return [MaxPool(label(step), step.inputs, inner, index, grid), clamp]

@@ -41,7 +41,8 @@ def affine_intervals(layer: Affine, inputs: Sequence[Gap]) -> PreActivation:
     """Plain interval bounds of z, zq and D."""
     z = _image(layer.f, [g.float for g in inputs], layer.bf, layer.terms)
     q = _image(layer.q, [g.quantized for g in inputs], layer.bq, layer.terms)
-    d = _image((*layer.q, *layer.d), [*(g.delta for g in inputs), *(g.float for g in inputs)], layer.bd, layer.terms)
+    changes = [*(g.delta for g in inputs), *(g.float for g in inputs)]
+    d = _image((*layer.q, *layer.d), changes, layer.bd, layer.terms, layer.bd_size)
     noise = None
     if layer.noise is not None:
         noise = layer.noise([g.float.magnitude for g in inputs])
@@ -54,9 +55,15 @@ def affine_intervals(layer: Affine, inputs: Sequence[Gap]) -> PreActivation:
     return PreActivation(z, q, d, noise, below, above_)
 
 
-def _image(maps: Sequence[LinearMap], xs: Sequence[Interval], bias: F64, terms: int) -> Interval:
-    """Interval of ``sum maps x + bias``, by centre and radius, rounded outwards."""
-    centre, radius, weight = bias.copy(), np.zeros_like(bias), np.abs(bias)
+def _image(
+    maps: Sequence[LinearMap], xs: Sequence[Interval], bias: F64, terms: int, bias_size: F64 | None = None
+) -> Interval:
+    """Interval of ``sum maps x + bias``, by centre and radius, rounded outwards.
+
+    ``bias_size`` is the magnitude that the bias was computed from, where that is not its own.
+    """
+    centre, radius = bias.copy(), np.zeros_like(bias)
+    weight = np.abs(bias) if bias_size is None else bias_size.copy()
     for m, x in zip(maps, xs, strict=True):
         c = x.centre
         r = up(np.maximum(x.hi - c, c - x.lo))
@@ -130,7 +137,7 @@ def resolve(layer: Affine, pre: PreActivation, inputs: Sequence[Gap], out: Gap, 
     z_mag = np.abs(layer.bf) + sum(_size(m, v) for m, v in zip(layer.f, x, strict=True))
     q_mag = np.abs(layer.bq) + sum(_size(m, v) for m, v in zip(layer.q, xq, strict=True))
     d_mag = (
-        np.abs(layer.bd)
+        layer.bd_size
         + sum(_size(m, v) for m, v in zip(layer.q, xd, strict=True))
         + sum(_size(m, v) for m, v in zip(layer.d, x, strict=True))
     )
@@ -235,7 +242,7 @@ def _resolve_max(
     return Resolved(
         layer.inputs, layer.output, (f_map,), (q_map,), (q_map.minus(f_map),), zero, zero, zero,
         (h_up, g_up, over), (h_lo, g_lo, under), None,
-        z.magnitude, q.magnitude, d.magnitude + z.magnitude + q.magnitude,
+        z.magnitude, q.magnitude, x.delta.magnitude[g_idx] + x.float.magnitude[g_idx] + z.magnitude,
         2 * out.float.magnitude + z.magnitude, 2 * out.quantized.magnitude + q.magnitude,
         2 * out.delta.magnitude + z.magnitude + q.magnitude + d.magnitude + out.float.magnitude + out.quantized.magnitude,
         16,
