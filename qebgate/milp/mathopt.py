@@ -1,0 +1,174 @@
+"""Solve a model through OR-Tools MathOpt: HiGHS by default, SCIP on request.
+
+The only module that imports OR-Tools, and only when a model is solved.  CP-SAT is not offered: on models
+with continuous variables it returned bounds below the truth.  HiGHS accepts no number of threads here.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import time
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Literal
+
+import numpy as np
+
+from qebgate.milp.model import MAX_RANGE, Model
+from qebgate.numerics.rounding import F64
+
+Solver = Literal["highs", "gscip"]
+
+TOLERANCE = 1e-6
+"""Relative size of what solvers call feasible; larger disagreements are surprises."""
+
+
+class Ending(str, Enum):
+    """Why a solver stopped."""
+
+    OPTIMAL = "optimal"
+    LIMIT = "limit"
+    """A limit was reached, with or without a solution; the dual bound may still be good."""
+    INFEASIBLE = "infeasible"
+    OTHER = "other"
+    """Unbounded, imprecise, an error, a status not known here."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Raw:
+    """What a solver said, as it said it: nothing in it has been believed yet."""
+
+    ending: Ending
+    detail: str
+    primal: float | None
+    x: F64 | None
+    dual: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """Answers that passed every check.
+
+    ``dual`` is an upper bound of the objective, or None where there is none to believe; ``trouble``
+    says why.  ``x`` is a point that satisfies the rows up to the solver's tolerance, ``primal`` its
+    objective.
+    """
+
+    ending: Ending
+    primal: float | None
+    x: F64 | None
+    dual: float | None
+    trouble: str | None
+    seconds: float
+
+
+def maximize(model: Model, *, seconds: float, solver: Solver = "highs", seed: int = 0) -> Result:
+    """Solve, for at most ``seconds``; never raises for what a solver does."""
+    refusal = unfit(model)
+    if refusal is not None:
+        return Result(Ending.OTHER, None, None, None, refusal, 0.0)
+    return checked(model, run(model, seconds=seconds, solver=solver, seed=seed))
+
+
+def unfit(model: Model) -> str | None:
+    """Why a model must not be given to a floating-point solver; None where it may."""
+    if not model.is_finite:
+        return "the program has infinite bounds"
+    if model.coefficient_range > MAX_RANGE:
+        return f"coefficients of the program range over a factor of {model.coefficient_range:.2g}, more than 2**20"
+    return None
+
+
+def checked(model: Model, raw: Raw) -> Result:
+    """Believe an answer only where nothing about it is surprising."""
+
+    def refused(why: str) -> Result:
+        return Result(raw.ending, None, None, None, f"{why} ({raw.detail})" if raw.detail else why, raw.seconds)
+
+    if raw.ending is Ending.INFEASIBLE:  # regions are not empty: every executed input is feasible
+        return refused("the solver calls the program infeasible")
+    if raw.ending is Ending.OTHER:
+        return refused("the solver failed")
+    x, primal = raw.x, raw.primal
+    if x is not None:
+        if x.shape != model.lo.shape or not np.isfinite(x).all():
+            return refused("the solver's solution is not a point of the program")
+        if model.violation(x) > 100 * TOLERANCE * (1.0 + model.activity):
+            return refused("the solver's solution violates the program")
+        own = float(model.objective @ x)
+        if primal is None or not abs(primal - own) <= TOLERANCE * (1.0 + abs(own)):
+            return refused("the solver's objective is not that of its solution")
+    if not math.isfinite(raw.dual):
+        ran_out = raw.ending is Ending.LIMIT and raw.dual == math.inf
+        if ran_out:
+            return Result(raw.ending, primal, x, None, "the solver ran out of time without a bound", raw.seconds)
+        return refused("the solver's bound is not finite")
+    if primal is not None and not primal <= raw.dual + TOLERANCE * (1.0 + abs(raw.dual)):
+        return refused("the solver's solution exceeds its bound")
+    if raw.ending is Ending.OPTIMAL and x is None:
+        return refused("the solver calls the program solved without a solution")
+    return Result(raw.ending, primal, x, raw.dual, None, raw.seconds)
+
+
+def run(model: Model, *, seconds: float, solver: Solver, seed: int) -> Raw:
+    """Call the solver and translate its answer, unchecked."""
+    # MathOpt 9.14 uses numpy.typing without importing it
+    import numpy.typing  # noqa: F401, ICN001  # pyright: ignore[reportUnusedImport]
+    from ortools.math_opt.python import mathopt
+
+    start = time.monotonic()
+    program = _program(model)
+    params = mathopt.SolveParameters(
+        time_limit=datetime.timedelta(seconds=max(seconds, 0.01)), random_seed=seed, relative_gap_tolerance=1e-6
+    )
+    kind = {"highs": mathopt.SolverType.HIGHS, "gscip": mathopt.SolverType.GSCIP}[solver]
+    try:
+        answer = mathopt.solve(program, kind, params=params)
+    except Exception as error:  # noqa: BLE001  (whatever the solver's wrapper raises is a failed solve)
+        return Raw(
+            Ending.OTHER, f"{type(error).__name__}: {error}"[:300], None, None, math.inf, time.monotonic() - start
+        )
+    return _translated(answer, model, time.monotonic() - start)
+
+
+def _translated(answer: Any, model: Model, seconds: float) -> Raw:
+    from ortools.math_opt.python import mathopt
+
+    reasons = mathopt.TerminationReason
+    t = answer.termination
+    ending = {
+        reasons.OPTIMAL: Ending.OPTIMAL,
+        reasons.FEASIBLE: Ending.LIMIT,
+        reasons.NO_SOLUTION_FOUND: Ending.LIMIT,
+        reasons.INFEASIBLE: Ending.INFEASIBLE,
+    }.get(t.reason, Ending.OTHER)
+    primal, x = None, None
+    if answer.solutions and answer.solutions[0].primal_solution is not None:
+        solution = answer.solutions[0].primal_solution
+        if solution.feasibility_status == mathopt.SolutionStatus.FEASIBLE:
+            x = np.full(model.lo.size, np.nan)
+            for variable, value in solution.variable_values.items():
+                x[variable.id] = value
+            primal = float(solution.objective_value)
+    detail = f"{t.reason.value}: {t.detail}"[:300]
+    return Raw(ending, detail, primal, x, float(t.objective_bounds.dual_bound), seconds)
+
+
+def _program(model: Model) -> Any:
+    """The model in MathOpt's terms; variables are added in order, so that their ids are their positions."""
+    from ortools.math_opt.python import mathopt
+
+    program = mathopt.Model(name="gap")
+    columns = zip(model.lo.tolist(), model.hi.tolist(), model.integer.tolist(), strict=True)
+    variables = [program.add_variable(lb=lo, ub=hi, is_integer=integer) for lo, hi, integer in columns]
+    bounds = zip(model.row_lo.tolist(), model.row_hi.tolist(), strict=True)
+    rows = [program.add_linear_constraint(lb=lo, ub=hi) for lo, hi in bounds]
+    coo = model.matrix.tocoo()
+    for r, c, a in zip(coo.row.tolist(), coo.col.tolist(), coo.data.tolist(), strict=True):
+        rows[r].set_coefficient(variables[c], a)
+    program.objective.is_maximize = True
+    for c in np.flatnonzero(model.objective).tolist():
+        program.objective.set_linear_coefficient(variables[c], float(model.objective[c]))
+    return program
