@@ -5,9 +5,11 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import signal
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Protocol, cast
 
@@ -168,7 +170,8 @@ def _in_pool(jobs: Sequence[Job], deadline: float, options: Options) -> Iterator
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(options.jobs, len(jobs)), mp_context=context, initializer=_Worker.start)
     try:
-        pending = {pool.submit(_Worker.run, job, deadline): n for n, job in enumerate(jobs)}
+        with _uninterrupted():  # workers start here and inherit it: Ctrl-C is for this process only, which ends them
+            pending = {pool.submit(_Worker.run, job, deadline): n for n, job in enumerate(jobs)}
         while pending:
             finished, _ = wait(pending, return_when=FIRST_COMPLETED)
             for future in finished:
@@ -205,6 +208,19 @@ class _Coded:
         return error
 
 
+@contextmanager
+def _uninterrupted() -> Generator[None, None, None]:
+    """SIGINT is ignored, also by processes that are started meanwhile."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class _Worker:
     """A worker process: its interpreters live as long as it does."""
 
@@ -214,8 +230,6 @@ class _Worker:
     def start(cls) -> None:
         from qebgate.engines.concrete import Session
 
-        # Ctrl-C reaches the whole process group: only the parent answers it, by ending the workers
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         cls.session = Session()
         atexit.register(cls.session.__exit__, None, None, None)
 

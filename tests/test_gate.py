@@ -95,7 +95,7 @@ def test_pass_above_and_fail_below_the_truth(tmp_path: Path, pair: dict[str, Any
     region = {"kind": "box", "lower": -1000.0, "upper": 1000.0, "domain": "grid"}
     spec = {**pair, "runtime": RUNTIMES}
     del spec["input_quantization"]
-    first = check(ask(tmp_path, spec, region, {"limit": 1000.0}))
+    first = check(ask(tmp_path, spec, region, {"limit": 1000.0}, engines=["falsify", "enumerate"]))
     assert [t.runtime.name for t in first.checks[0].tasks] == RUNTIMES
     for t in first.checks[0].tasks:
         assert t.verdict == "pass" and t.evidence == "exhaustive"
@@ -229,9 +229,13 @@ def test_several_processes_give_the_same_answers(tmp_path: Path, pair: dict[str,
     source = ask(tmp_path, {**pair, "runtime": RUNTIMES[:2]}, region, {"limit": 0.01})
 
     def facts(r: Report) -> list[tuple[Any, ...]]:
-        return [(t.index, t.runtime, t.verdict, t.reason, t.witnessed, t.proven, t.evidence) for t in r.checks[0].tasks]
+        return [(t.index, t.runtime, t.verdict, t.reason, t.witnessed, t.evidence) for t in r.checks[0].tasks]
 
-    assert facts(check(source)) == facts(check(source, Options(jobs=2)))
+    one, two = check(source), check(source, Options(jobs=2))
+    assert facts(one) == facts(two)
+    proven = [[t.proven for t in r.checks[0].tasks] for r in (one, two)]
+    # sums of float64 depend on how memory is aligned: proven bounds agree to their own roundoff
+    assert proven[0] == pytest.approx(proven[1], rel=1e-9)
 
 
 def test_errors_travel_between_processes(tmp_path: Path, pair: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -425,10 +429,14 @@ def test_ctrl_c(folder: Path, pair: dict[str, Any], jobs: str) -> None:
         text=True,
         start_new_session=True,
     ) as p:
-        time.sleep(6)
+        time.sleep(8)
         assert p.poll() is None, "the run ended before it could be interrupted"
         os.killpg(p.pid, signal.SIGINT)
-        out, err = p.communicate(timeout=60)
+        try:
+            out, err = p.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            os.killpg(p.pid, signal.SIGKILL)
+            raise
     assert p.returncode == 130, err
     assert "INTERRUPTED" in out and "Traceback" not in err and "PASS:" not in out
     deadline = time.monotonic() + 10
