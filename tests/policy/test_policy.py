@@ -330,12 +330,12 @@ def test_a_symbolic_link_is_followed(tmp_path: Path) -> None:
 def test_names_of_runtimes_and_engines_are_those_that_exist() -> None:
     from typing import get_args
 
-    from qebgate.engines import ENGINES
+    from qebgate.engines.portfolio import ORDER
     from qebgate.policy.model import EngineName, RuntimeName
     from qebgate.runtimes.profiles import Runtime
 
     assert set(get_args(RuntimeName)) == {r.value for r in Runtime}
-    assert set(get_args(EngineName)) == set(ENGINES)
+    assert set(get_args(EngineName)) == {engine.name for engine in ORDER}
 
 
 def test_schema_accepts_what_the_loader_accepts(tmp_path: Path) -> None:
