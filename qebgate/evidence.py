@@ -47,7 +47,10 @@ class Bound:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Witness:
-    """A concrete input and the gap [K] there.
+    """A concrete input and the gap [K] there, known up to ``slack`` [K].
+
+    Where the float side is evaluated in exact arithmetic, the gap cannot be stored exactly: ``gap`` is
+    then what is certain, the end of its enclosure nearest to 0, and ``slack`` the enclosure's width.
 
     ``x`` is the real input [*shape] (float32), ``codes`` what the quantized model was given (None when
     it takes floats).  ``replayed`` says that ``gap`` was measured in the installed runtime; only then
@@ -59,6 +62,7 @@ class Witness:
     gap: F64
     replayed: bool
     engine: str
+    slack: F64 | float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,7 +141,7 @@ def _check_consistent(bounds: Sequence[Bound], witnesses: Sequence[Witness]) -> 
             "QEB904", "two bounds exclude each other", where=f"output {k}", found=f"[{lower[k]!r}, {upper[k]!r}]"
         )
     for w in witnesses:
-        out = (w.gap < lower) | (w.gap > upper)
+        out = (w.gap + w.slack < lower) | (w.gap - w.slack > upper)
         if w.replayed and out.any():
             k = int(np.argmax(out))
             raise InternalError(

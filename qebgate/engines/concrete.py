@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -132,23 +132,24 @@ class Session:
         given = inputs.x if inputs.codes is None else inputs.codes
         q = self.outputs(task.pair.quantized, given, task.runtime)[0, pick]
         if task.float_semantics == "float32":
-            gap = q - self.outputs(task.pair.float, inputs.x, task.runtime)[0, pick]
+            h = Interval.point(self.outputs(task.pair.float, inputs.x, task.runtime)[0, pick])
         else:
-            gap = _certain(task, inputs, q)
+            h = _exact_float(task, inputs)
+        gap, slack = _certain(Interval.point(q).minus(h))
         x = frozen(inputs.x[0].copy())
-        return Witness(x, None if inputs.codes is None else frozen(inputs.codes[0].copy()), gap, True, engine)
+        return Witness(x, None if inputs.codes is None else frozen(inputs.codes[0].copy()), gap, True, engine, slack)
 
 
-def _certain(task: Task, inputs: Inputs, q: F64) -> F64:
-    """``q - float`` at one input, moved towards 0 by the error of computing the float output."""
+def _exact_float(task: Task, inputs: Inputs) -> Interval:
+    """The exact float outputs [K] at one input."""
     x = inputs.x[0].astype(np.float64)
-    # a real input is not on the grid: its codes are not wanted here
-    codes = None if task.cell.codes is None or inputs.codes is None else (inputs.codes[0], inputs.codes[0])
+    codes = None if inputs.codes is None else (inputs.codes[0], inputs.codes[0])
     point = Cell(x, x, codes, task.cell.index, x)
-    p = program(Task(task.pair, point, task.codec, task.prop, task.outputs, task.runtime, "real"))
-    a = Analysis(p.layers, p.box).run()
-    h = a.states[p.output].float
-    pick = list(task.outputs)
-    lo, hi = q - h.hi[pick], q - h.lo[pick]
-    return np.where(lo > 0, np.nextafter(lo, -np.inf), np.where(hi < 0, np.nextafter(hi, np.inf), 0.0))
+    p = program(replace(task, cell=point, float_semantics="real"))
+    return Analysis(p.layers, p.box).run().float_value(p.output, np.asarray(task.outputs, np.intp))
 
+
+def _certain(gap: Interval) -> tuple[F64, F64]:
+    """The end of an enclosure that is nearest to 0 (0 where it contains 0), and the enclosure's width."""
+    nearest = np.where(gap.lo > 0, gap.lo, np.where(gap.hi < 0, gap.hi, 0.0))
+    return nearest, np.nextafter(gap.width, np.inf)

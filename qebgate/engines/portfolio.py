@@ -12,13 +12,14 @@ from qebgate.engines.dra.engine import Dra
 from qebgate.engines.enumerate import Enumerate
 from qebgate.engines.execute import Execute
 from qebgate.engines.falsify import Falsify
+from qebgate.engines.milp import Milp
 from qebgate.errors import InternalError
 from qebgate.evidence import Bound, Evidence, Progress, Stopped, Witness, silent
 from qebgate.numerics.rounding import passes
 from qebgate.properties import Property
 from qebgate.task import Budget, Task
 
-ORDER: tuple[type[Engine], ...] = (Execute, Falsify, Dra, Enumerate)
+ORDER: tuple[type[Engine], ...] = (Execute, Falsify, Dra, Enumerate, Milp)
 
 
 def run(
