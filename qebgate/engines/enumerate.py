@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from qebgate.engines.concrete import Inputs, Session, gaps
 from qebgate.engines.dra.analysis import Settings
+from qebgate.engines.guard import Guard
 from qebgate.engines.reference import reference_error
 from qebgate.evidence import Bound, Evidence, Stopped
 from qebgate.numerics.rounding import down, up
@@ -39,7 +40,7 @@ class Enumerate:
         k = len(task.outputs)
         lo, hi = np.full(k, np.inf), np.full(k, -np.inf)
         worst: tuple[float, Inputs] | None = None
-        done = 0
+        done, guard = 0, Guard(budget)
         for codes in all_codes(task.cell, batch(task)):
             inputs = Inputs.of_codes(task, codes)
             gap = gaps(task, inputs)
@@ -50,11 +51,11 @@ class Enumerate:
                 worst = (float(size[row]), inputs.take(slice(row, row + 1)))
             done += len(inputs)
             session.progress(self.name, done, total)
-            if time.monotonic() - start > budget.seconds:
-                return [Stopped(self.name, "guard_time", f"after {done} of {total} inputs")]
+            guard()
         assert worst is not None and done == total
-        error = reference_error(task, Settings(work=budget.dra))
-        bound = Bound(down(lo - error), up(hi + error), "exhaustive", self.name, time.monotonic() - start)
+        error = reference_error(task, Settings(work=budget.dra), guard)
+        # lo and hi are differences that were rounded themselves
+        bound = Bound(down(down(lo) - error), up(up(hi) + error), "exhaustive", self.name, time.monotonic() - start)
         return [bound, session.witness(task, worst[1], self.name)]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from qebgate.domains.gap import I64
 from qebgate.domains.layers import Affine, CodeGrid, Layer, Noise
 from qebgate.domains.linear_map import LinearMap
-from qebgate.errors import AlignmentError
+from qebgate.errors import AlignmentError, UnsupportedError
 from qebgate.ir.graph import Graph, Node
 from qebgate.ir.pair import Pair, Step
 from qebgate.ir.tensor import Tensor
@@ -22,7 +22,6 @@ from qebgate.semantics.base import Activation, Rounding
 from qebgate.semantics.delegation import owner
 from qebgate.semantics.float_error import float_error
 from qebgate.semantics.registry import SEMANTICS
-
 
 FLUSHING = frozenset({"RELU", "RELU6"})
 """Operators that move values, except that a runtime may flush subnormal ones to zero."""
@@ -45,7 +44,9 @@ class Context:
         """AlignmentError unless two facts about a step's two nodes are equal."""
         if a != b:
             raise AlignmentError(
-                "QEB470", f"not the same network: {label(step)} has different {what} in the two models", found=f"{a} and {b}"
+                "QEB470",
+                f"not the same network: {label(step)} has different {what} in the two models",
+                found=f"{a} and {b}",
             )
 
     def noise(self, step: Step) -> Noise | None:
@@ -56,9 +57,7 @@ class Context:
         place = {self.pair.values[p].float_tensor: k for k, p in enumerate(step.inputs)}
 
         def evaluate(magnitudes: Sequence[F64]) -> F64:
-            shaped = [
-                magnitudes[place[i]].reshape(graph.tensors[i].shape) if i in place else None for i in node.inputs
-            ]
+            shaped = [magnitudes[place[i]].reshape(graph.tensors[i].shape) if i in place else None for i in node.inputs]
             return float_error(node, graph, shaped).ravel()
 
         return evaluate
@@ -85,6 +84,18 @@ def code_grid(t: Tensor, code_range: tuple[int, int] | None = None) -> CodeGrid 
     return CodeGrid(t.q.s, t.q.z, lo, hi)
 
 
+def needed_grid(node: Node, graph: Graph) -> CodeGrid:
+    """The grid of a node's output; UnsupportedError where the quantized model computes it in float32."""
+    grid = code_grid(graph.tensors[node.outputs[0]])
+    if grid is None:
+        raise UnsupportedError(
+            "QEB435",
+            f"no bounds are implemented for {node.op} in float32 inside a quantized model",
+            where=f"{graph.source.label}: {node.origin}",
+        )
+    return grid
+
+
 def clamp_grid(node: Node, graph: Graph, runtime: Runtime, activation: Activation) -> CodeGrid | None:
     """The grid of a node's output, clamped by its fused activation as the kernel that executes it does.
 
@@ -104,7 +115,7 @@ def rounding_of(node: Node, graph: Graph, runtime: Runtime) -> tuple[F64, F64]:
     return spread(scale(r.below), out.size), spread(scale(r.above), out.size)
 
 
-def monotone_kernel(node: Node, graph: Graph, runtime: Runtime):  # noqa: ANN201
+def monotone_kernel(node: Node, graph: Graph, runtime: Runtime):
     """Codes in, codes out, through the exact integer kernel; None where an input is no code.
 
     Only for operators whose kernel is non-decreasing in every input code.
@@ -128,7 +139,9 @@ def monotone_kernel(node: Node, graph: Graph, runtime: Runtime):  # noqa: ANN201
     return run
 
 
-def moved(step: Step, ctx: Context, f: LinearMap, q: LinearMap, *, float_range: tuple[float, float] = (-np.inf, np.inf)) -> Affine:
+def moved(
+    step: Step, ctx: Context, f: LinearMap, q: LinearMap, *, float_range: tuple[float, float] = (-np.inf, np.inf)
+) -> Affine:
     """An exact linear layer without rounding on either side (RESHAPE, PAD of zeros, a standalone ReLU)."""
     out = ctx.pair.tensors(step.output)[1]
     node = step.quantized_node

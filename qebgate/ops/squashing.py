@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qebgate.domains.gap import Gap, I64, Interval, tighten
+from qebgate.domains.gap import I64, Gap, Interval, tighten
 from qebgate.domains.layers import Layer, Opaque
 from qebgate.ir.graph import Node
 from qebgate.ir.pair import Step
 from qebgate.numerics.rounding import F64, down, up
-from qebgate.ops.base import Context, code_grid, label, monotone_kernel, rounding_of
+from qebgate.ops.base import Context, label, monotone_kernel, needed_grid, rounding_of
 from qebgate.semantics.registry import SEMANTICS
 from qebgate.semantics.softmax import SoftmaxAttrs
 
@@ -69,10 +69,10 @@ class CurveLowering:
         fn, qn = step.float_node, step.quantized_node
         assert fn is not None and qn is not None
         graph = ctx.pair.quantized
-        grid = code_grid(graph.tensors[qn.outputs[0]])
+        grid = needed_grid(qn, graph)
         below, above = rounding_of(qn, graph, ctx.runtime)
         kernel, noise, curve = monotone_kernel(qn, graph, ctx.runtime), ctx.noise(step), self.curve
-        assert grid is not None and kernel is not None
+        assert kernel is not None
 
         def transform(inputs: Sequence[Gap]) -> Gap:
             (x,) = inputs
@@ -103,7 +103,9 @@ def _moved(curve: Curve, x: Gap) -> Interval:
     """Bounds of ``curve(h + delta) - curve(h)``."""
     both = Interval(np.minimum(x.float.lo, x.quantized.lo), np.maximum(x.float.hi, x.quantized.hi))
     steep = curve.steepest(both)
-    return Interval(_outward(np.minimum(0.0, x.delta.lo * steep), -1), _outward(np.maximum(0.0, x.delta.hi * steep), +1))
+    return Interval(
+        _outward(np.minimum(0.0, x.delta.lo * steep), -1), _outward(np.maximum(0.0, x.delta.hi * steep), +1)
+    )
 
 
 class LogisticLowering(CurveLowering):
@@ -127,8 +129,7 @@ class SoftmaxLowering:
         ctx.same(step, fa.beta, qa.beta, "betas")
         graph = ctx.pair.quantized
         out = graph.tensors[qn.outputs[0]]
-        grid = code_grid(out)
-        assert grid is not None
+        grid = needed_grid(qn, graph)
         below, above = rounding_of(qn, graph, ctx.runtime)
         noise, width, beta = ctx.noise(step), out.shape[-1], fa.beta
         exact = _exact_codes(qn, ctx)
@@ -199,7 +200,8 @@ def _softmax(x: Interval, beta: float, width: int) -> Interval:
     slack = 2.0**-40  # the exponent's rounding: up to 700 * 2**-50, and the sums
     low, high = p(lo, hi), p(hi, lo)
     return Interval(
-        np.maximum(0.0, down(low * (1 - slack)) - 1e-290).ravel(), np.minimum(1.0, up(high * (1 + slack)) + 1e-290).ravel()
+        np.maximum(0.0, down(low * (1 - slack)) - 1e-290).ravel(),
+        np.minimum(1.0, up(high * (1 + slack)) + 1e-290).ravel(),
     )
 
 

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qebgate.domains.gap import Gap, I64, Interval, tighten
+from qebgate.domains.gap import I64, Gap, Interval, tighten
 from qebgate.domains.layers import Affine, CodeGrid, MaxPool, Opaque
 from qebgate.domains.linear_map import LinearMap, Scale, gather
 from qebgate.domains.lines import Activation, GapLine, Line, Neurons, above
 from qebgate.engines.dra.backward import Resolved
+from qebgate.errors import UnsupportedError
 from qebgate.numerics.rounding import F64, SAFETY, TINY32, TINY64, U64, down, gamma, up
 
 
@@ -45,14 +46,21 @@ def affine_intervals(layer: Affine, inputs: Sequence[Gap]) -> PreActivation:
     d = _image((*layer.q, *layer.d), changes, layer.bd, layer.terms, layer.bd_size)
     noise = None
     if layer.noise is not None:
-        noise = layer.noise([g.float.magnitude for g in inputs])
+        noise = _finite(layer, layer.noise([g.float.magnitude for g in inputs]))
         z, d = z.widened(noise, noise), d.widened(noise, noise)
     z, q, d = tighten(z, q, d)
     below, above_ = layer.below, layer.above
     if layer.evaluation is not None:
-        error = layer.evaluation([g.quantized.magnitude for g in inputs])
+        error = _finite(layer, layer.evaluation([g.quantized.magnitude for g in inputs]))
         below, above_ = up(below + error), up(above_ + error)
     return PreActivation(z, q, d, noise, below, above_)
+
+
+def _finite(layer: Affine, noise: F64) -> F64:
+    """UnsupportedError where the float32 evaluation of a layer has no error bound."""
+    if not np.isfinite(noise).all():
+        raise UnsupportedError("QEB435", "the float reference may overflow float32: no bound holds", where=layer.label)
+    return noise
 
 
 def _image(
@@ -129,7 +137,9 @@ def activate(layer: Affine, pre: PreActivation, inputs: Sequence[Gap]) -> tuple[
     return Gap(h, g, delta, codes), over, under
 
 
-def resolve(layer: Affine, pre: PreActivation, inputs: Sequence[Gap], out: Gap, over: Activation, under: Activation) -> Resolved:
+def resolve(
+    layer: Affine, pre: PreActivation, inputs: Sequence[Gap], out: Gap, over: Activation, under: Activation
+) -> Resolved:
     """Fix a layer for back-substitution."""
     x = [g.float.magnitude for g in inputs]
     xq = [g.quantized.magnitude for g in inputs]
@@ -161,7 +171,9 @@ def _size(m: LinearMap, x: F64) -> F64:
 
 
 def _line_size(over: Line, under: Line, x: F64) -> F64:
-    return np.maximum(np.abs(over.slope), np.abs(under.slope)) * x + np.maximum(np.abs(over.intercept), np.abs(under.intercept))
+    return np.maximum(np.abs(over.slope), np.abs(under.slope)) * x + np.maximum(
+        np.abs(over.intercept), np.abs(under.intercept)
+    )
 
 
 def _gap_size(line: GapLine, z: F64, q: F64, d: F64) -> F64:
