@@ -26,7 +26,7 @@ from qebgate.domains.linear_map import Dense, LinearMap, Scale
 from qebgate.engines.dra.analysis import Analysis
 from qebgate.engines.dra.forward import PreActivation, activate
 from qebgate.engines.dra.program import Program
-from qebgate.milp.model import Builder, Index, Scaled
+from qebgate.milp.model import Builder, Csr, Index, Scaled
 from qebgate.numerics.rounding import F64, down, up
 
 Picked = NDArray[np.intp]
@@ -40,7 +40,7 @@ def applies(layers: Sequence[Layer]) -> bool:
     )
 
 
-def matrix(m: LinearMap) -> sp.csr_matrix:
+def matrix(m: LinearMap) -> Csr:
     """The matrix ``[m, n]`` of a map that :func:`applies` accepts."""
     if isinstance(m, Scale):
         return sp.csr_matrix(sp.identity(m.size) * m.factor)
@@ -140,7 +140,7 @@ class Encoding:
         self.values[layer.output] = _Value(full(h), full(hq), full(delta))
 
     def _float(
-        self, layer: Affine, pre: PreActivation, pick: Picked, noise: F64, f: list[sp.csr_matrix], inputs: list[_Value]
+        self, layer: Affine, pre: PreActivation, pick: Picked, noise: F64, f: list[Csr], inputs: list[_Value]
     ) -> tuple[Index, Index]:
         """Variables of h, and of z (-1 where h is constant)."""
         b, state = self.b, self.analysis.states[layer.output].float
@@ -158,7 +158,7 @@ class Encoding:
         return h, _scatter(z, live, pick.size)
 
     def _quantized(
-        self, layer: Affine, pre: PreActivation, pick: Picked, q: list[sp.csr_matrix], inputs: list[_Value]
+        self, layer: Affine, pre: PreActivation, pick: Picked, q: list[Csr], inputs: list[_Value]
     ) -> tuple[Index, Index]:
         """Variables of hq, and of zq before rounding (-1 where hq is constant)."""
         b, state = self.b, self.analysis.states[layer.output]
@@ -246,9 +246,9 @@ def _effective(lo: F64, hi: F64, out_lo: F64, out_hi: F64, bounds: tuple[float, 
     return low, high
 
 
-def _used(terms: list[tuple[sp.csr_matrix, Index]]) -> list[tuple[sp.csr_matrix, Index]]:
+def _used(terms: list[tuple[Csr, Index]]) -> list[tuple[Csr, Index]]:
     """Terms without the columns of neurons that have no variable (their coefficients are zero)."""
-    out: list[tuple[sp.csr_matrix, Index]] = []
+    out: list[tuple[Csr, Index]] = []
     for m, index in terms:
         have = np.flatnonzero(index >= 0)
         assert not m[:, np.flatnonzero(index < 0)].count_nonzero()

@@ -6,7 +6,7 @@ with continuous variables it returned bounds below the truth.  HiGHS accepts no 
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import math
 import time
 from dataclasses import dataclass
@@ -121,7 +121,7 @@ def run(model: Model, *, seconds: float, solver: Solver, seed: int) -> Raw:
     start = time.monotonic()
     program = _program(model)
     params = mathopt.SolveParameters(
-        time_limit=datetime.timedelta(seconds=max(seconds, 0.01)), random_seed=seed, relative_gap_tolerance=1e-6
+        time_limit=dt.timedelta(seconds=max(seconds, 0.01)), random_seed=seed, relative_gap_tolerance=1e-6
     )
     kind = {"highs": mathopt.SolverType.HIGHS, "gscip": mathopt.SolverType.GSCIP}[solver]
     try:

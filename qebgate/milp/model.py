@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import numpy as np
 import scipy.sparse as sp
@@ -20,6 +21,8 @@ from qebgate.numerics.rounding import F64, SAFETY, TINY64, down, gamma, up
 
 Index = NDArray[np.intp]
 Flags = NDArray[np.bool_]
+Csr = Any
+"""A ``scipy.sparse.csr_matrix``; scipy's own annotations say too little about them."""
 
 MAX_RANGE = 2.0**20
 """Largest accepted ratio of two coefficients: SCIP and HiGHS were seen to pass false bounds beyond it."""
@@ -36,7 +39,7 @@ class Model:
     lo: F64
     hi: F64
     integer: Flags
-    matrix: sp.csr_matrix
+    matrix: Csr
     row_lo: F64
     row_hi: F64
     objective: F64
@@ -88,7 +91,7 @@ class Scaled:
         return self.centre + self.scale * x
 
 
-Term = tuple[F64 | sp.csr_matrix, Index]
+Term = tuple[Csr, Index]
 """Coefficients ``[m]`` of one variable per row, or a matrix ``[m, n]`` over ``n`` variables."""
 
 
@@ -139,16 +142,16 @@ class Builder:
         slack = SAFETY * gamma(terms + 16) * (2 * weight + finite) + (terms + 8) * TINY64
         row_lo, row_hi = down(row_lo - shift - slack), up(row_hi - shift + slack)
         moving = np.where(x_lo < x_hi, scale, 0.0)
-        a = (a @ sp.diags(moving)).tocsr()
+        a = _csr(a @ sp.diags(moving))
         a.eliminate_zeros()
         reach = np.maximum(np.abs(x_lo), np.abs(x_hi))
         model = _normalised(Model(x_lo, x_hi, integer, a, row_lo, row_hi, np.zeros(lo.size)), reach)
         return Scaled(model, centre, scale)
 
-    def _matrix(self) -> tuple[sp.csr_matrix, F64, F64]:
-        blocks: list[sp.csr_matrix] = []
+    def _matrix(self) -> tuple[Csr, F64, F64]:
+        blocks: list[Csr] = []
         for terms, lo, _ in self._rows:
-            block = sp.csr_matrix((lo.size, self._size))
+            block: Csr = sp.csr_matrix((lo.size, self._size))
             for coefficients, index in terms:
                 if sp.issparse(coefficients):
                     c = coefficients.tocoo()
@@ -159,8 +162,13 @@ class Builder:
             blocks.append(block)
         if not blocks:
             return sp.csr_matrix((0, self._size)), np.empty(0), np.empty(0)
-        bounds = [np.concatenate([r[side] for r in self._rows]) for side in (1, 2)]
-        return sp.vstack(blocks, format="csr"), bounds[0], bounds[1]
+        lower, upper = (np.concatenate(x) for x in ([r[1] for r in self._rows], [r[2] for r in self._rows]))
+        return _csr(sp.vstack(blocks, format="csr")), lower, upper
+
+
+def _csr(a: object) -> Csr:
+    """Any sparse result of scipy as a csr matrix."""
+    return cast("Any", a).tocsr()
 
 
 def _frame(lo: F64, hi: F64, integer: Flags) -> tuple[F64, F64]:
@@ -176,7 +184,7 @@ def _normalised(m: Model, reach: F64) -> Model:
     a = m.matrix
     largest = abs(a).max(axis=1).toarray().ravel() if a.shape[0] else np.empty(0)
     factor = np.exp2(-np.floor(np.log2(np.where(largest > 0, largest, 1.0))))
-    a = (sp.diags(factor) @ a).tocsr() if a.shape[0] else a
+    a = _csr(sp.diags(factor) @ a) if a.shape[0] else a
     row_lo, row_hi = m.row_lo * factor, m.row_hi * factor
     small = a.copy()
     small.data = np.where(np.abs(a.data) < NEGLIGIBLE, np.abs(a.data), 0.0)

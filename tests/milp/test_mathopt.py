@@ -1,0 +1,128 @@
+"""Solvers are right on small programs; a surprising answer is never a bound."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from qebgate.milp import mathopt
+from qebgate.milp.mathopt import Ending, Raw, checked, maximize
+from qebgate.milp.model import Model
+
+
+def knapsack(seed: int, n: int = 8) -> tuple[Model, float]:
+    """Binaries under two rows, and the largest objective by trying all."""
+    rng = np.random.default_rng(seed)
+    a, c = rng.uniform(0.1, 1, (2, n)), rng.uniform(0.1, 1, n)
+    most = a.sum(axis=1) / 2
+    m = Model(np.zeros(n), np.ones(n), np.ones(n, bool), sp.csr_matrix(a), np.full(2, -np.inf), most, c)
+    points = np.array(list(itertools.product((0.0, 1.0), repeat=n)))
+    ok = (points @ a.T <= most).all(axis=1)
+    return m, float((points[ok] @ c).max())
+
+
+@pytest.mark.parametrize("solver", ["highs", "gscip"])
+@pytest.mark.parametrize("seed", range(4))
+def test_optimum_of_a_small_program(solver: mathopt.Solver, seed: int) -> None:
+    m, best = knapsack(seed)
+    r = maximize(m, seconds=10, solver=solver)
+    assert r.ending is Ending.OPTIMAL
+    assert r.trouble is None
+    assert r.x is not None
+    assert r.dual == pytest.approx(best, abs=1e-6)
+    assert r.primal == pytest.approx(best, abs=1e-6)
+    relaxed = maximize(m.relaxed(), seconds=10)
+    assert relaxed.dual is not None
+    assert relaxed.dual >= best - 1e-9
+
+
+def test_a_wide_range_of_coefficients_is_refused() -> None:
+    m, _ = knapsack(0)
+    data = m.matrix.copy()
+    data.data[0] *= 2.0**-25
+    r = maximize(replace(m, matrix=data), seconds=10)
+    assert r.dual is None
+    assert r.trouble is not None
+    assert "2**20" in r.trouble
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_unbounded_variables_are_refused(value: float) -> None:
+    m, _ = knapsack(0)
+    hi = m.hi.copy()
+    hi[0] = value
+    r = maximize(replace(m, hi=hi), seconds=10)
+    assert r.dual is None
+    assert r.trouble is not None
+
+
+def test_an_empty_program_is_no_bound() -> None:
+    m, _ = knapsack(0)
+    r = maximize(replace(m, row_lo=m.row_hi + 100, row_hi=m.row_hi + 200), seconds=10)
+    assert r.ending is not Ending.OPTIMAL
+    assert r.dual is None
+
+
+def good(m: Model) -> Raw:
+    x = np.zeros(m.lo.size)
+    return Raw(Ending.OPTIMAL, "", 0.0, x, 0.5, 0.1)
+
+
+def test_the_unsurprising_answer_is_believed() -> None:
+    m, _ = knapsack(0)
+    assert checked(m, good(m)).dual == 0.5
+    assert checked(m, replace(good(m), ending=Ending.LIMIT, x=None, primal=None)).dual == 0.5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ending": Ending.INFEASIBLE},
+        {"ending": Ending.OTHER},
+        {"dual": math.nan},
+        {"dual": math.inf},
+        {"dual": -math.inf},
+        {"ending": Ending.LIMIT, "dual": math.inf},
+        {"ending": Ending.LIMIT, "dual": math.nan},
+        {"dual": -1.0},
+        {"primal": 0.4},
+        {"primal": math.nan},
+        {"primal": None},
+        {"x": np.ones(8), "primal": 99.0},
+        {"x": np.full(8, 2.0)},
+        {"x": np.full(8, np.nan)},
+        {"x": np.zeros(7)},
+        {"x": None, "primal": None},
+    ],
+)
+def test_a_surprising_answer_is_no_bound(change: dict[str, object]) -> None:
+    m, _ = knapsack(0)
+    r = checked(m, replace(good(m), **change))
+    assert r.dual is None
+    assert r.trouble
+
+
+def test_an_exception_of_the_solver_is_no_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    m, _ = knapsack(0)
+    from ortools.math_opt.python import mathopt as ortools
+
+    def broken(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("INTERNAL: the solver fell over")
+
+    monkeypatch.setattr(ortools, "solve", broken)
+    r = maximize(m, seconds=1)
+    assert r.dual is None
+    assert r.trouble is not None
+    assert "fell over" in r.trouble
+
+
+def test_importing_loads_no_solver() -> None:
+    code = "import sys, qebgate.engines.milp; sys.exit('ortools' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
