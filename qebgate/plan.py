@@ -191,7 +191,7 @@ class _Planner:
                 "a region of real inputs needs `input_quantization` where the quantized model takes integers",
                 where=self.source.where("models", spec.model),
                 found=f"input of type {codec.dtype.value}; check {printable(spec.id)} has `domain: real`",
-                fix="say how the application quantizes: `input_quantization: nearest` or `truncate`, or use `domain: grid`",
+                fix="set `input_quantization: nearest` (or `truncate`), as the application does, or use `domain: grid`",
             )
         return codec
 

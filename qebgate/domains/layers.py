@@ -16,7 +16,7 @@ from functools import cached_property
 
 import numpy as np
 
-from qebgate.domains.gap import Gap, I64, Interval
+from qebgate.domains.gap import I64, Gap, Interval
 from qebgate.domains.linear_map import LinearMap, Scale
 from qebgate.numerics.rounding import F64
 
@@ -93,7 +93,7 @@ class Affine:
     @cached_property
     def bd_size(self) -> F64:
         """Magnitude behind ``bd``: each bias is rounded (``bq`` is a product), and they nearly cancel."""
-        return np.abs(self.bq) + np.abs(self.bf)
+        return np.add(np.abs(self.bq), np.abs(self.bf), dtype=np.float64)
 
     @property
     def m(self) -> int:

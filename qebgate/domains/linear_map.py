@@ -10,9 +10,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import NDArray
 
 from qebgate.numerics.rounding import F64
 
@@ -299,11 +301,11 @@ class Sparse(LinearMap):
 
     @property
     def n(self) -> int:
-        return int(self.matrix.shape[1])
+        return shape_of(self.matrix)[1]
 
     @property
     def m(self) -> int:
-        return int(self.matrix.shape[0])
+        return shape_of(self.matrix)[0]
 
     @cached_property
     def _transposed(self) -> sp.csr_matrix:
@@ -374,7 +376,14 @@ class Difference(LinearMap):
         return Difference(self, other)
 
 
-def gather(index: np.ndarray, n: int, keep: np.ndarray | None = None) -> Sparse:
+def shape_of(matrix: sp.csr_matrix) -> tuple[int, int]:
+    """Rows and columns."""
+    shape = matrix.shape
+    assert shape is not None
+    return int(shape[0]), int(shape[1])
+
+
+def gather(index: NDArray[Any], n: int, keep: NDArray[Any] | None = None) -> Sparse:
     """The map ``y_k = x_index[k]`` (0 where ``keep`` is False)."""
     m = index.size
     rows = np.arange(m) if keep is None else np.flatnonzero(keep)

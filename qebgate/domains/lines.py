@@ -248,7 +248,8 @@ def _gap_candidates(n: Neurons, g: Line, h_below: Line, g_hi: F64) -> tuple[list
     gap = np.minimum(mismatch(qp, n), mismatch(n.z, n))
     s, c = _relu_chord(dp)
     lines.append(GapLine(s, zero, zero, total(c, s * n.above, gap)))
-    ends.append(np.where(gap == 0.0, np.maximum(dp.hi, 0.0), up(np.maximum(dp.hi, 0.0) + gap)))
+    rise: F64 = np.maximum(dp.hi, 0.0)
+    ends.append(np.where(gap == 0.0, rise, up(rise + gap)))
 
     # two independent bounds
     lines.append(GapLine(zero, -h_below.slope, g.slope, total(g.intercept, -h_below.intercept)))

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,9 @@ from qebgate.runtimes.profiles import Runtime
 from qebgate.runtimes.replay import Replayer
 from qebgate.semantics.execute import run_float, run_int
 from qebgate.task import Task
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,7 +97,7 @@ class Session:
     _open: dict[tuple[str, Runtime, int], Replayer] = field(default_factory=dict)
     _content: dict[str, bytes] = field(default_factory=dict)
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -11,7 +11,7 @@ from qebgate.domains.gap import Interval
 from qebgate.engines.concrete import Inputs, Session, quantized_outputs
 from qebgate.engines.dra.analysis import Analysis, Settings
 from qebgate.engines.dra.program import program
-from qebgate.engines.dra.engine import OutOfTimeError, watch
+from qebgate.engines.guard import Guard, GuardedStop
 from qebgate.evidence import Bound, Evidence, Stopped
 from qebgate.task import Budget, Task
 
@@ -27,12 +27,16 @@ class Execute:
         if not cell.is_point:
             return []
         start = time.monotonic()
-        inputs = Inputs.of_codes(task, cell.codes[0][None]) if cell.codes is not None else Inputs.of_reals(task, cell.lower[None])
+        inputs = (
+            Inputs.of_codes(task, cell.codes[0][None])
+            if cell.codes is not None
+            else Inputs.of_reals(task, cell.lower[None])
+        )
         witness = session.witness(task, inputs, self.name)
         try:
             gap, exact = _enclose(task, inputs, budget, session)
-        except OutOfTimeError:
-            return [witness, Stopped(self.name, "guard_time", f"stopped after {budget.seconds:g} s")]
+        except GuardedStop as stop:
+            return [witness, Stopped(self.name, stop.reason, stop.detail)]
         bound = Bound(gap.lo, gap.hi, "exhaustive" if exact else "certified", self.name, time.monotonic() - start)
         return [bound, witness]
 
@@ -51,7 +55,7 @@ def _enclose(task: Task, inputs: Inputs, budget: Budget, session: Session) -> tu
     h = session.enclosures.get(key) if settled else None
     if h is None:
         p = program(task)
-        a = Analysis(p.layers, p.box, Settings(work=budget.dra), pulse=watch(budget.seconds)).run()
+        a = Analysis(p.layers, p.box, Settings(work=budget.dra), pulse=Guard(budget)).run()
         if not settled:
             return a.gap(p.output, index), False
         h = a.float_value(p.output, index)

@@ -64,7 +64,7 @@ class _Search:
         self.lo, self.hi = (e.ravel() for e in ends)
         self.size = self.lo.size
         self.batch = min(batch(self.task), 1024)
-        self.deadline = time.monotonic() + self.budget.seconds / 4
+        self.deadline = time.monotonic() + self.budget.seconds / 4  # leaves time to prove
         self.points = np.empty((0, self.size), self.lo.dtype)
         self.found = np.empty((0, len(self.task.outputs)))
 
@@ -79,7 +79,9 @@ class _Search:
 
     def evaluate(self, points: Array) -> F64:
         """Gaps of points; the best ones are remembered."""
-        out = np.concatenate([gaps(self.task, self.inputs(points[i : i + self.batch])) for i in range(0, len(points), self.batch)])
+        out = np.concatenate(
+            [gaps(self.task, self.inputs(points[i : i + self.batch])) for i in range(0, len(points), self.batch)]
+        )
         self.spent += len(points)
         self.session.progress(Falsify.name, min(self.spent, self.budget.falsify), self.budget.falsify)
         pool, values = np.concatenate([self.points, points]), np.concatenate([self.found, out])
@@ -96,7 +98,8 @@ class _Search:
 
     def _random(self, n: int) -> Array:
         if self.task.cell.codes is not None:
-            return self.rng.integers(self.lo, self.hi, (n, self.size), endpoint=True).astype(self.lo.dtype)
+            lo, hi = self.lo.astype(np.int64), self.hi.astype(np.int64)
+            return self.rng.integers(lo, hi, (n, self.size), endpoint=True).astype(self.lo.dtype)
         span = self.hi.astype(np.float64) - self.lo
         x = (self.lo + span * self.rng.random((n, self.size))).astype(np.float32)
         return np.clip(x, self.lo, self.hi)

@@ -12,8 +12,8 @@ from qebgate.engines.dra.engine import Dra
 from qebgate.engines.enumerate import Enumerate
 from qebgate.engines.execute import Execute
 from qebgate.engines.falsify import Falsify
+from qebgate.engines.guard import GuardedStop
 from qebgate.engines.milp import Milp
-from qebgate.errors import InternalError
 from qebgate.evidence import Bound, Evidence, Progress, Stopped, Witness, silent
 from qebgate.numerics.rounding import passes
 from qebgate.properties import Property
@@ -48,6 +48,8 @@ def run(
             break
         try:
             found += engine.run(task, found, replace(budget, seconds=left), session)
+        except GuardedStop as stop:
+            found.append(Stopped(engine.name, stop.reason, stop.detail))
         except MemoryError:
             found.append(Stopped(engine.name, "guard_memory", "out of memory"))
         if answered(task.prop, found):
@@ -63,10 +65,3 @@ def answered(prop: Property, found: Sequence[Evidence]) -> bool:
         if isinstance(e, Bound) and e.trust != "solver" and passes(prop.of_box(e.lower, e.upper), prop.limit):
             return True
     return False
-
-
-def check_order(names: Sequence[str]) -> None:
-    """InternalError for a name that is no engine (policies are validated before)."""
-    unknown = set(names) - {cls.name for cls in ORDER}
-    if unknown:
-        raise InternalError("QEB912", f"unknown engines {sorted(unknown)}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
+from qebgate.domains.layers import Affine, Layer
 from qebgate.engines.dra.analysis import Analysis, Settings
 from qebgate.engines.dra.program import program, shadowed
 from qebgate.numerics.rounding import F64, U32, U64, up
@@ -15,7 +17,7 @@ FLOAT64_SHARE = 2 * U64 / U32
 """Error bounds of float64 evaluation relative to float32's: they are proportional to the unit roundoff."""
 
 
-def reference_error(task: Task, settings: Settings) -> F64:
+def reference_error(task: Task, settings: Settings, pulse: Callable[[], None] = lambda: None) -> F64:
     """``e [K]``: for every input of the region, ``|reference - float64 execution| <= e``.
 
     Both are evaluations of the same exact network with bounded error in every neuron; each error is
@@ -23,19 +25,19 @@ def reference_error(task: Task, settings: Settings) -> F64:
     ``float_semantics: real`` only our own float64 execution has an error.
     """
     p = shadowed(program(replace(task, float_semantics="float32")))
-    ours = _error(p, settings, task, FLOAT64_SHARE)
-    return ours if task.float_semantics == "real" else up(ours + _error(p, settings, task, 1.0))
+    index = np.asarray(task.outputs, dtype=np.intp)
+
+    def error(share: float) -> F64:
+        layers = tuple(_scaled(layer, share) for layer in p.layers)
+        gap = Analysis(layers, p.box, settings, pulse=pulse).run().gap(p.output, index)
+        return np.maximum(-gap.lo, gap.hi)
+
+    ours = error(FLOAT64_SHARE)
+    return ours if task.float_semantics == "real" else up(ours + error(1.0))
 
 
-def _error(p, settings: Settings, task: Task, share: float) -> F64:  # noqa: ANN001
-    layers = tuple(_scaled(layer, share) for layer in p.layers)
-    a = Analysis(layers, p.box, settings).run()
-    gap = a.gap(p.output, np.asarray(task.outputs, dtype=np.intp))
-    return np.maximum(-gap.lo, gap.hi)
-
-
-def _scaled(layer, share: float):  # noqa: ANN001, ANN202
-    noise = getattr(layer, "evaluation", None)
-    if noise is None or share == 1.0:
+def _scaled(layer: Layer, share: float) -> Layer:
+    noise = layer.evaluation if isinstance(layer, Affine) else None
+    if noise is None:
         return layer
     return replace(layer, evaluation=lambda magnitudes: noise(magnitudes) * share)

@@ -101,7 +101,9 @@ class _Aligner:
         self.used.add(m.index)
         fo, qo = self.f.tensors[m.outputs[0]], self.q.tensors[n.outputs[0]]
         if fo.shape != qo.shape:
-            raise self._error("QEB464", f"{n.origin} has another output shape than its float twin", f"{fo.shape} and {qo.shape}")
+            raise self._error(
+                "QEB464", f"{n.origin} has another output shape than its float twin", f"{fo.shape} and {qo.shape}"
+            )
         if n.op in WEIGHTED:
             self._agree(m, n)
         inputs = tuple(self.current[t] for t in live)
@@ -120,14 +122,15 @@ class _Aligner:
 
     def _finish(self) -> None:
         out = self.q.outputs[0]
-        self.q.output, self.f.output  # noqa: B018  (both raise where there are several)
+        fo, qo = self.f.output, self.q.output  # both raise where there are several
         while self.values[self.current[out]].float_tensor != self.f.outputs[0]:
             if not self._skip_float(out):
                 name = self.f.tensors[self.values[self.current[out]].float_tensor].label
-                raise self._error("QEB465", "the float model goes on where the quantized one ends", f"after tensor {name}")
-        if len({s.output for s in self.steps}) == 0:
+                raise self._error(
+                    "QEB465", "the float model goes on where the quantized one ends", f"after tensor {name}"
+                )
+        if not self.steps:
             raise self._error("QEB466", "the models have no operators", "0 operators")
-        fo, qo = self.f.output, self.q.output
         if fo.size != qo.size:
             raise self._error("QEB464", "the two models have outputs of different sizes", f"{fo.shape} and {qo.shape}")
 
@@ -137,7 +140,8 @@ class _Aligner:
         if wf.const is None or wq.const is None or wf.shape != wq.shape:
             raise self._error("QEB467", f"{layer}: the weights do not correspond", f"shapes {wf.shape} and {wq.shape}")
         scale, _ = wq.q.along(wq.const.ndim)
-        worst = float(np.max(np.abs(wq.q.dequantize(wq.const) - wf.const.astype(np.float64)) / scale, initial=0.0))
+        off = np.abs(wq.q.dequantize(wq.const) - wf.const.astype(np.float64)) / scale
+        worst = float(off.max(initial=0.0))
         self.agreements.append(Agreement(layer, worst, self._bias(m, n, wq)))
         if not worst <= MAX_DISAGREEMENT:
             raise self._error(
@@ -152,9 +156,9 @@ class _Aligner:
         if bf is None and bq is None:
             return None
         unit = self.q.tensors[n.inputs[0]].q.s * wq.q.scale
-        f = 0.0 if bf is None else bf.astype(np.float64)
-        q = 0.0 if bq is None else bq.astype(np.float64)
-        return float(np.max(np.abs(q - f / unit), initial=0.0))
+        f = np.zeros(1) if bf is None else bf.astype(np.float64)
+        q = np.zeros(1) if bq is None else bq.astype(np.float64)
+        return float(np.abs(q - f / unit).max(initial=0.0))
 
     def _mismatch(self, node: Node, wanted: tuple[int, ...]) -> AlignmentError:
         names = ", ".join(self.f.tensors[t].label for t in wanted) or "nothing"

@@ -67,9 +67,7 @@ class Graph:
                     )
             for o in node.outputs:
                 if o in known:
-                    raise ModelError(
-                        "QEB411", "a tensor is written twice", where=f"{self.source.label}: {node.origin}"
-                    )
+                    raise ModelError("QEB411", "a tensor is written twice", where=f"{self.source.label}: {node.origin}")
             known.update(node.outputs)
         missing = [o for o in self.outputs if o not in known]
         if missing:
@@ -92,7 +90,9 @@ class Graph:
     @cached_property
     def live_inputs(self) -> dict[int, tuple[int, ...]]:
         """Node position -> its inputs that are neither constant nor left out."""
-        return {k: tuple(i for i in n.inputs if i >= 0 and not self.tensors[i].is_const) for k, n in enumerate(self.nodes)}
+        return {
+            k: tuple(i for i in n.inputs if i >= 0 and not self.tensors[i].is_const) for k, n in enumerate(self.nodes)
+        }
 
     def walk(self) -> Iterator[tuple[Node, tuple[int, ...]]]:
         """Nodes with their live inputs, in topological order."""
@@ -119,9 +119,11 @@ class Graph:
     @property
     def is_quantized(self) -> bool:
         """Whether any activation is an integer code."""
-        return any(t.dtype.is_code and t.quant is not None for i, t in enumerate(self.tensors) if not t.is_const and i in self.producer) or any(
-            self.tensors[i].dtype.is_code for i in self.inputs
-        )
+        return any(
+            t.dtype.is_code and t.quant is not None
+            for i, t in enumerate(self.tensors)
+            if not t.is_const and i in self.producer
+        ) or any(self.tensors[i].dtype.is_code for i in self.inputs)
 
     def cut(self, output: int) -> Graph:
         """The same graph ending at another tensor; nodes that it does not need are dropped."""

@@ -131,14 +131,15 @@ class Tensor:
                 raise ModelError("QEB420", "a constant does not have its tensor's shape", where=printable(self.name))
             frozen(self.const)
         q = self.quant
-        if q is not None and q.axis is not None:
-            if not 0 <= q.axis < len(self.shape) or q.scale.size != self.shape[q.axis]:
-                raise ModelError(
-                    "QEB424",
-                    "per-channel scales do not fit the tensor's shape",
-                    where=f"tensor {printable(self.name)}",
-                    found=f"{q.scale.size} scales on axis {q.axis} of {self.shape}",
-                )
+        if q is None or q.axis is None:
+            return
+        if not 0 <= q.axis < len(self.shape) or q.scale.size != self.shape[q.axis]:
+            raise ModelError(
+                "QEB424",
+                "per-channel scales do not fit the tensor's shape",
+                where=f"tensor {printable(self.name)}",
+                found=f"{q.scale.size} scales on axis {q.axis} of {self.shape}",
+            )
 
     @property
     def size(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from qebgate.domains.gap import I64
@@ -15,7 +17,7 @@ from qebgate.semantics.add import AddAttrs
 
 
 class AddLowering:
-    op = "ADD"
+    op: ClassVar[str] = "ADD"
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
         fn, qn = step.float_node, step.quantized_node

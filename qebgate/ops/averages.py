@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import scipy.sparse as sp
 
@@ -49,7 +51,7 @@ def _layer(step: Step, ctx: Context, average: Sparse, activation: tuple[Activati
 
 
 class AveragePool2DLowering:
-    op = "AVERAGE_POOL_2D"
+    op: ClassVar[str] = "AVERAGE_POOL_2D"
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
         fn, qn = step.float_node, step.quantized_node
@@ -65,7 +67,7 @@ class AveragePool2DLowering:
 
 
 class MeanLowering:
-    op = "MEAN"
+    op: ClassVar[str] = "MEAN"
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
         fn, qn = step.float_node, step.quantized_node

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from qebgate.domains.layers import Layer
@@ -14,7 +16,7 @@ from qebgate.semantics.depthwise_conv_2d import DepthwiseConv2D, DepthwiseConv2D
 
 
 class DepthwiseConv2DLowering:
-    op = "DEPTHWISE_CONV_2D"
+    op: ClassVar[str] = "DEPTHWISE_CONV_2D"
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
         fn, qn = step.float_node, step.quantized_node

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qebgate.domains.gap import I64
 from qebgate.domains.layers import Affine
@@ -22,7 +23,14 @@ MakeMap = Callable[[F64], LinearMap]
 
 
 def lower_linear(
-    step: Step, ctx: Context, make: MakeMap, activation: tuple[Activation, Activation], *, axis: int, dense: bool, tail: np.ndarray | None = None
+    step: Step,
+    ctx: Context,
+    make: MakeMap,
+    activation: tuple[Activation, Activation],
+    *,
+    axis: int,
+    dense: bool,
+    tail: NDArray[np.bool_] | None = None,
 ) -> Affine:
     """A layer with weights.  ``activation`` is (float, quantized); ``axis`` the weights' channel axis.
 
@@ -59,7 +67,7 @@ def lower_linear(
 
 
 def _requantizer(
-    q: LinearNode, node: Node, ctx: Context, codes: tuple[int, int], *, dense: bool, tail: np.ndarray | None
+    q: LinearNode, node: Node, ctx: Context, codes: tuple[int, int], *, dense: bool, tail: NDArray[np.bool_] | None
 ) -> Callable[[I64], I64]:
     out = ctx.pair.quantized.tensors[node.outputs[0]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from qebgate.semantics.pad import Pad
 
 
 class ReshapeLowering:
-    op = "RESHAPE"
+    op: ClassVar[str] = "RESHAPE"
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
         one = Scale(1.0, ctx.pair.tensors(step.output)[1].size)
@@ -25,7 +26,7 @@ class ReshapeLowering:
 class PadLowering:
     """PAD fills with real zeros on both sides (the zero point on the quantized one)."""
 
-    op = "PAD"
+    op: ClassVar[str] = "PAD"
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
         fn, qn = step.float_node, step.quantized_node
@@ -44,7 +45,7 @@ class QuantizeLowering:
     Between equal scales (uint8 to int8) nothing is rounded.
     """
 
-    op = "QUANTIZE"
+    op: ClassVar[str] = "QUANTIZE"
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
         qn = step.quantized_node
@@ -60,7 +61,7 @@ class QuantizeLowering:
 
 
 class DequantizeLowering:
-    op = "DEQUANTIZE"
+    op: ClassVar[str] = "DEQUANTIZE"
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
         qn = step.quantized_node
@@ -73,7 +74,7 @@ class DequantizeLowering:
 class ReluLowering:
     """A ReLU that is not fused, on one side or on both."""
 
-    op = "RELU"
+    op: ClassVar[str] = "RELU"
     activation = Activation.RELU
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
@@ -94,5 +95,5 @@ class ReluLowering:
 
 
 class Relu6Lowering(ReluLowering):
-    op = "RELU6"
+    op: ClassVar[str] = "RELU6"
     activation = Activation.RELU6

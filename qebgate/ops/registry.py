@@ -53,5 +53,7 @@ def lower(pair: Pair, runtime: Runtime, *, float32: bool) -> tuple[Layer, ...]:
     ctx = Context(pair, runtime, float32)
     missing = sorted({s.op for s in pair.steps} - set(LOWERINGS))
     if missing:
-        raise UnsupportedError("QEB435", f"no bounds are implemented for {', '.join(missing)}", where=pair.quantized.source.label)
+        raise UnsupportedError(
+            "QEB435", f"no bounds are implemented for {', '.join(missing)}", where=pair.quantized.source.label
+        )
     return tuple(layer for s in pair.steps for layer in LOWERINGS[s.op].lower(s, ctx))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -62,7 +63,7 @@ TANH = Curve(np.tanh, lambda x: 1.0 / np.cosh(np.minimum(x, 300.0)) ** 2, -1.0, 
 class CurveLowering:
     """A function of one entry."""
 
-    op: str
+    op: ClassVar[str]
     curve: Curve
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
@@ -109,17 +110,17 @@ def _moved(curve: Curve, x: Gap) -> Interval:
 
 
 class LogisticLowering(CurveLowering):
-    op = "LOGISTIC"
+    op: ClassVar[str] = "LOGISTIC"
     curve = LOGISTIC
 
 
 class TanhLowering(CurveLowering):
-    op = "TANH"
+    op: ClassVar[str] = "TANH"
     curve = TANH
 
 
 class SoftmaxLowering:
-    op = "SOFTMAX"
+    op: ClassVar[str] = "SOFTMAX"
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
         fn, qn = step.float_node, step.quantized_node

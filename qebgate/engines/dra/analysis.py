@@ -45,7 +45,7 @@ class Analysis:
     layers: Sequence[Layer]
     root: Interval
     settings: Settings = field(default_factory=Settings)
-    tick: Callable[[int, int], None] = lambda done, total: None
+    tick: Callable[[int, int], None] = lambda _done, _total: None
     """Told after every layer."""
     pulse: Callable[[], None] = lambda: None
     """Called often; may raise to end the analysis."""
@@ -89,7 +89,13 @@ class Analysis:
         return self._final(output, index, self.states[output].float, lambda one: Form(h=one))
 
     def _final(
-        self, output: int, index: NDArray[np.intp], known: Interval, form: Callable[[F64], Form], *, picked: bool = False
+        self,
+        output: int,
+        index: NDArray[np.intp],
+        known: Interval,
+        form: Callable[[F64], Form],
+        *,
+        picked: bool = False,
     ) -> Interval:
         size = self.states[output].size
         lo, hi = (known.lo.copy(), known.hi.copy()) if picked else (known.lo[index], known.hi[index])
@@ -109,13 +115,17 @@ class Analysis:
         self.pre[layer.output] = pre
         self.backward.push(resolve(layer, pre, inputs, out, over, under))
         self._below += 2.0 * layer.macs
-        if not self._deep(layer) and all(isinstance(m, Scale) for m in (*layer.f, *layer.q)) and layer.f[0] == layer.q[0]:
+        if (
+            not self._deep(layer)
+            and all(isinstance(m, Scale) for m in (*layer.f, *layer.q))
+            and layer.f[0] == layer.q[0]
+        ):
             self._direct.add(layer.output)
 
     def _opaque(self, layer: Opaque, inputs: Sequence[Gap]) -> None:
         out = layer.transform(inputs)
         self.states[layer.output] = out
-        self.backward.push(constant_layer(layer, layer.inputs, out))
+        self.backward.push(constant_layer(layer, out))
 
     def _deep(self, layer: Affine) -> bool:
         """Whether back-substitution can be better than intervals: not for the layer on the input itself."""
@@ -132,15 +142,17 @@ class Analysis:
         constant_code = out.quantized.lo == out.quantized.hi
         wide = ~constant_code
         a, b = layer.float_range
-        z_open = ((pre.z.lo < a) & (pre.z.hi > a)) | ((pre.z.lo < b) & (pre.z.hi > b)) | (wide & (out.float.lo < out.float.hi))
+        z_open = (
+            ((pre.z.lo < a) & (pre.z.hi > a))
+            | ((pre.z.lo < b) & (pre.z.hi > b))
+            | (wide & (out.float.lo < out.float.hi))
+        )
         if layer.float_range == (-np.inf, np.inf):
             z_open = wide
         per_row = self._below + 2.0 * layer.macs
         for kind, mask in (("z", z_open), ("q", wide), ("d", wide)):
             share = mask.mean() if mask.size else 0.0
-            if share > self.settings.whole:
-                mask = np.ones_like(mask)
-            index = np.flatnonzero(mask)
+            index = np.arange(mask.size) if share > self.settings.whole else np.flatnonzero(mask)
             cost = per_row * index.size * (2 if kind != "d" else 6)
             if not index.size:
                 continue
@@ -169,7 +181,7 @@ class Analysis:
         return replace(pre, z=zi, q=qi, d=di)
 
 
-def _shell(layer: Affine, pre: PreActivation, inputs: Sequence[Gap]):  # noqa: ANN202
+def _shell(layer: Affine, pre: PreActivation, inputs: Sequence[Gap]):
     return activate(layer, pre, inputs)
 
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qebgate.domains.layers import ROOT
 from qebgate.domains.gap import Interval
+from qebgate.domains.layers import ROOT
 from qebgate.domains.linear_map import LinearMap
 from qebgate.domains.lines import GapLine, Line
 from qebgate.numerics.rounding import F64, SAFETY, gamma, up

@@ -144,13 +144,9 @@ def resolve(
     x = [g.float.magnitude for g in inputs]
     xq = [g.quantized.magnitude for g in inputs]
     xd = [g.delta.magnitude for g in inputs]
-    z_mag = np.abs(layer.bf) + sum(_size(m, v) for m, v in zip(layer.f, x, strict=True))
-    q_mag = np.abs(layer.bq) + sum(_size(m, v) for m, v in zip(layer.q, xq, strict=True))
-    d_mag = (
-        layer.bd_size
-        + sum(_size(m, v) for m, v in zip(layer.q, xd, strict=True))
-        + sum(_size(m, v) for m, v in zip(layer.d, x, strict=True))
-    )
+    z_mag = _sizes(layer.f, x, np.abs(layer.bf))
+    q_mag = _sizes(layer.q, xq, np.abs(layer.bq))
+    d_mag = _sizes((*layer.q, *layer.d), [*xd, *x], layer.bd_size)
     mirror = lambda s: Line(s.slope, -s.intercept)  # noqa: E731
     lower = GapLine(under.d.d, under.d.z, under.d.q, -under.d.intercept)
     tops = (over.h, over.g, over.d)
@@ -166,8 +162,12 @@ def resolve(
     )  # fmt: skip
 
 
-def _size(m: LinearMap, x: F64) -> F64:
-    return m.absolute.forward(x[None])[0]
+def _sizes(maps: Sequence[LinearMap], xs: Sequence[F64], bias: F64) -> F64:
+    """``sum |map| x + bias`` for magnitudes x."""
+    total = bias.copy()
+    for m, x in zip(maps, xs, strict=True):
+        total += m.absolute.forward(x[None])[0]
+    return total
 
 
 def _line_size(over: Line, under: Line, x: F64) -> F64:
@@ -180,7 +180,7 @@ def _gap_size(line: GapLine, z: F64, q: F64, d: F64) -> F64:
     return np.abs(line.d) * d + np.abs(line.z) * z + np.abs(line.q) * q + np.abs(line.intercept)
 
 
-def constant_layer(layer: Opaque | MaxPool, inputs: tuple[int, ...], out: Gap) -> Resolved:
+def constant_layer(layer: Opaque, out: Gap) -> Resolved:
     """A layer whose outputs are replaced by their intervals."""
     m = out.size
     zero = np.zeros(m)
@@ -256,13 +256,14 @@ def _resolve_max(
         (h_up, g_up, over), (h_lo, g_lo, under), None,
         z.magnitude, q.magnitude, x.delta.magnitude[g_idx] + x.float.magnitude[g_idx] + z.magnitude,
         2 * out.float.magnitude + z.magnitude, 2 * out.quantized.magnitude + q.magnitude,
-        2 * out.delta.magnitude + z.magnitude + q.magnitude + d.magnitude + out.float.magnitude + out.quantized.magnitude,
+        2 * out.delta.magnitude + d.magnitude + z.magnitude + q.magnitude + out.float.magnitude
+        + out.quantized.magnitude,
         16,
     )  # fmt: skip
 
 
 def _gap_choice(win: NDArray[np.bool_], bound: F64, constant: F64, other: F64, *, upper: bool) -> GapLine:
-    """``D`` where the winner is decided, else the better at the centre of a constant and ``bound`` against the other side."""
+    """``D`` where the winner is decided; else a constant, or ``bound`` against the other side: the better one."""
     zero = np.zeros_like(bound)
     if upper:  # delta <= bound - z
         line = bound - other < constant

@@ -95,7 +95,6 @@ def _application_rounding(codec: InputCodec, box: Interval) -> tuple[F64, F64]:
     )
 
 
-
 def shadowed(p: Program) -> Program:
     """The program that compares the float network with its own evaluation (:func:`qebgate.domains.layers.shadow`)."""
     return replace(p, layers=tuple(shadow(x) for x in p.layers))
