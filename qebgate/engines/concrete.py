@@ -18,7 +18,7 @@ from qebgate.errors import ModelError
 from qebgate.evidence import Progress, Witness, silent
 from qebgate.ir.graph import Graph, Source
 from qebgate.ir.tensor import Array, frozen
-from qebgate.numerics.rounding import F64
+from qebgate.numerics.rounding import F64, U64
 from qebgate.regions.cell import Cell
 from qebgate.runtimes.profiles import Runtime
 from qebgate.runtimes.replay import Replayer
@@ -136,10 +136,10 @@ class Session:
         given = inputs.x if inputs.codes is None else inputs.codes
         q = self.outputs(task.pair.quantized, given, task.runtime)[0, pick]
         if task.float_semantics == "float32":
-            h = Interval.point(self.outputs(task.pair.float, inputs.x, task.runtime)[0, pick])
+            gap = q - self.outputs(task.pair.float, inputs.x, task.runtime)[0, pick]
+            slack = np.abs(gap) * (2 * U64)  # the subtraction's rounding
         else:
-            h = _exact_float(task, inputs)
-        gap, slack = _certain(Interval.point(q).minus(h))
+            gap, slack = _certain(Interval.point(q).minus(_exact_float(task, inputs)))
         x = frozen(inputs.x[0].copy())
         return Witness(x, None if inputs.codes is None else frozen(inputs.codes[0].copy()), gap, True, engine, slack)
 
@@ -147,7 +147,8 @@ class Session:
 def _exact_float(task: Task, inputs: Inputs) -> Interval:
     """The exact float outputs [K] at one input."""
     x = inputs.x[0].astype(np.float64)
-    codes = None if inputs.codes is None else (inputs.codes[0], inputs.codes[0])
+    # an input of a real-valued region is not on the grid, whatever codes the application made of it
+    codes = None if task.cell.codes is None or inputs.codes is None else (inputs.codes[0], inputs.codes[0])
     point = Cell(x, x, codes, task.cell.index, x)
     p = program(replace(task, cell=point, float_semantics="real"))
     return Analysis(p.layers, p.box).run().float_value(p.output, np.asarray(task.outputs, np.intp))

@@ -13,7 +13,7 @@ import numpy as np
 from qebgate.errors import AlignmentError
 from qebgate.ir.graph import Graph, Node
 from qebgate.ir.pair import Agreement, Pair, Step, Value
-from qebgate.ir.tensor import Tensor
+from qebgate.ir.tensor import Array, Tensor
 
 QUANTIZED_ONLY = frozenset({"QUANTIZE", "DEQUANTIZE", "RESHAPE"})
 FLOAT_ONLY = frozenset({"RESHAPE", "RELU", "RELU6"})
@@ -151,8 +151,7 @@ class _Aligner:
             )
 
     def _bias(self, m: Node, n: Node, wq: Tensor) -> float | None:
-        bf = self.f.tensors[m.inputs[2]].const if len(m.inputs) > 2 and m.inputs[2] >= 0 else None
-        bq = self.q.tensors[n.inputs[2]].const if len(n.inputs) > 2 and n.inputs[2] >= 0 else None
+        bf, bq = _bias_of(self.f, m), _bias_of(self.q, n)
         if bf is None and bq is None:
             return None
         unit = self.q.tensors[n.inputs[0]].q.s * wq.q.scale
@@ -177,3 +176,9 @@ class _Aligner:
             found=found,
             fix="compare a quantized model with the float model that it was converted from",
         )
+
+
+def _bias_of(graph: Graph, node: Node) -> Array | None:
+    """The constant third input, if there is one."""
+    index = [i for i in node.inputs[2:3] if i >= 0]
+    return graph.tensors[index[0]].const if index else None
