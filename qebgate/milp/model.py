@@ -28,6 +28,12 @@ MAX_RANGE = 2.0**20
 """Largest accepted ratio of two coefficients: SCIP and HiGHS were seen to pass false bounds beyond it."""
 NEGLIGIBLE = 2.0 / MAX_RANGE
 """Coefficients of a row below this may become slack (the row's largest is in [1, 2), variables in [-1, 1])."""
+ROOM = 2e-6
+"""How far inside the scaled rows and bounds every real point is: more than solvers' feasibility tolerances.
+
+Without it real points lie on the boundary, and HiGHS' presolve was seen to call programs infeasible that
+hold an executed input.
+"""
 MAX_SLACK = 2.0**-16
 """Largest total slack that dropping a row's coefficients may add."""
 
@@ -146,7 +152,7 @@ class Builder:
         a.eliminate_zeros()
         reach = np.maximum(np.abs(x_lo), np.abs(x_hi))
         model = _normalised(Model(x_lo, x_hi, integer, a, row_lo, row_hi, np.zeros(lo.size)), reach)
-        return Scaled(model, centre, scale)
+        return Scaled(_roomy(model), centre, scale)
 
     def _matrix(self) -> tuple[Csr, F64, F64]:
         blocks: list[Csr] = []
@@ -177,6 +183,12 @@ def _frame(lo: F64, hi: F64, integer: Flags) -> tuple[F64, F64]:
     radius = up(np.maximum(hi - centre, centre - lo))
     scale = np.exp2(np.ceil(np.log2(np.maximum(radius, TINY64))))
     return centre, np.where(integer | (lo == hi), 1.0, scale)
+
+
+def _roomy(m: Model) -> Model:
+    """The same program with every row and every continuous variable's bounds widened by :data:`ROOM`."""
+    wide = np.where(m.integer | (m.lo == m.hi), 0.0, ROOM)
+    return replace(m, lo=m.lo - wide, hi=m.hi + wide, row_lo=m.row_lo - ROOM, row_hi=m.row_hi + ROOM)
 
 
 def _normalised(m: Model, reach: F64) -> Model:

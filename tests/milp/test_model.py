@@ -29,11 +29,11 @@ def random_statement(rng: np.random.Generator) -> tuple[Builder, np.ndarray, np.
     below = np.nextafter(np.array([float(e) for e in exact]), -np.inf)
     above = np.nextafter(np.array([float(e) for e in exact]), np.inf)
     rows = slice(0, 5), slice(5, m)
-    terms = lambda r: [
-        (sp.csr_matrix(a[r, :7]), first),
-        (sp.csr_matrix(a[r, 7:12]), second),
-        (a[r, 12], np.repeat(k, len(a[r]))),
-    ]  # noqa: E731
+
+    def terms(r: slice) -> list[tuple[object, np.ndarray]]:
+        columns = sp.csr_matrix(a[r, :7]), sp.csr_matrix(a[r, 7:12])
+        return [(columns[0], first), (columns[1], second), (a[r, 12], np.repeat(k, len(a[r])))]
+
     b.rows(terms(rows[0]), below[rows[0]], above[rows[0]])
     b.rows(terms(rows[1]), -np.inf, above[rows[1]])
     return b, point, a
