@@ -9,8 +9,9 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, Protocol, cast
 
 import numpy as np
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
 CODED = (PolicyError, ModelError, DataError)
 """Errors of one check that leave the others' verdicts valid; everything else stops the run."""
+
+
+IN_FLIGHT = 4
+"""Tasks handed to the pool per process: enough to keep it busy, few enough to stop at once."""
 
 
 class Observer(Protocol):
@@ -85,12 +90,13 @@ def check(source: PolicyFile, options: Options | None = None) -> Report:
         options.observer.planned(plan)
         jobs = [j for c in plan.checks for j in c.jobs]
         run = _in_process if options.jobs == 1 or len(jobs) < 2 else _in_pool
-        for number, outcome in run(jobs, deadline, options):
-            if isinstance(outcome, TaskResult):
-                done[number] = outcome
-                options.observer.finished(outcome)
-            else:
-                errors.append(CheckError(jobs[number].check, outcome))
+        with _one_thread():
+            for number, outcome in run(jobs, deadline, options):
+                if isinstance(outcome, TaskResult):
+                    done[number] = outcome
+                    options.observer.finished(outcome)
+                else:
+                    errors.append(CheckError(jobs[number].check, outcome))
     except KeyboardInterrupt:
         interrupted = True
     failed = {e.check for e in errors}
@@ -170,9 +176,12 @@ def _in_pool(jobs: Sequence[Job], deadline: float, options: Options) -> Iterator
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(options.jobs, len(jobs)), mp_context=context, initializer=_Worker.start)
     try:
+        waiting = iter(enumerate(jobs))
         with _uninterrupted():  # workers start here and inherit it: Ctrl-C is for this process only, which ends them
-            pending = {pool.submit(_Worker.run, job, deadline): n for n, job in enumerate(jobs)}
+            pending = {pool.submit(_Worker.run, job, deadline): n for n, job in islice(waiting, options.jobs)}
         while pending:
+            for n, job in islice(waiting, IN_FLIGHT * options.jobs - len(pending)):
+                pending[pool.submit(_Worker.run, job, deadline)] = n
             finished, _ = wait(pending, return_when=FIRST_COMPLETED)
             for future in finished:
                 number = pending.pop(future)
@@ -221,6 +230,13 @@ def _uninterrupted() -> Generator[None, None, None]:
         signal.signal(signal.SIGINT, before)
 
 
+def _one_thread() -> AbstractContextManager[object]:
+    """BLAS on one thread: the matrices are small, and spinning threads cost several times what they win."""
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(limits=1)
+
+
 class _Worker:
     """A worker process: its interpreters live as long as it does."""
 
@@ -230,6 +246,7 @@ class _Worker:
     def start(cls) -> None:
         from qebgate.engines.concrete import Session
 
+        _one_thread()
         cls.session = Session()
         atexit.register(cls.session.__exit__, None, None, None)
 

@@ -8,7 +8,7 @@ entry of either, for the roundoff bound gamma(terms).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from qebgate.domains.crop import Crop
 from qebgate.numerics.rounding import F64
 
 
@@ -54,6 +55,14 @@ class LinearMap(ABC):
     @abstractmethod
     def minus(self, other: LinearMap) -> LinearMap:
         """``self - other``; each weight is rounded once (covered by ``terms + 1``)."""
+
+    def cropped(self, out: Crop) -> tuple[LinearMap, Crop] | None:
+        """The map onto a rectangle of its output image, and the rectangle of its input that it reads.
+
+        None where the map has no such structure.
+        """
+        del out
+        return None
 
     @cached_property
     def absolute(self) -> LinearMap:
@@ -118,6 +127,24 @@ class Window:
             for o, s, k, d in zip(self.size_out, self.stride, self.kernel, self.dilation, strict=True)
         )
         return max(h, self.size_in[0] + self.pad[0]), max(w, self.size_in[1] + self.pad[1])
+
+    def cropped(self, out: Crop, channels: int) -> tuple[Window, Crop]:
+        """The window onto a rectangle of the output, and the rectangle of the input (C channels) that it sees."""
+        first = (out.top, out.left)
+        count = (out.height, out.width)
+        begin: list[int] = []
+        length: list[int] = []
+        pad: list[int] = []
+        for axis in range(2):
+            start = first[axis] * self.stride[axis] - self.pad[axis]
+            stop = start + (count[axis] - 1) * self.stride[axis] + (self.kernel[axis] - 1) * self.dilation[axis] + 1
+            a, b = max(0, start), min(self.size_in[axis], stop)
+            a = min(a, self.size_in[axis] - 1)
+            begin.append(a)
+            length.append(max(1, b - a))
+            pad.append(a - start)
+        window = replace(self, size_in=(length[0], length[1]), size_out=count, pad=(pad[0], pad[1]))
+        return window, Crop((*self.size_in, channels), begin[0], begin[1], length[0], length[1])
 
     def tap(self, i: int, j: int) -> tuple[slice, slice]:
         """Where kernel position (i, j) reads in the padded input."""
@@ -188,6 +215,17 @@ class Conv(LinearMap):
                 xp[:, rows, cols] += (yy @ self.kernel[i, j].T).reshape(len(y), *win.size_out, ci)
         return win.crop(xp).reshape(len(y), self.n)
 
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """Shape of the output."""
+        return (*self.window.size_out, self.kernel.shape[3])
+
+    def cropped(self, out: Crop) -> tuple[LinearMap, Crop] | None:
+        if out.image != self.image:
+            return None
+        window, seen = self.window.cropped(out, self.kernel.shape[2])
+        return Conv(self.kernel, window), seen
+
     def _abs(self) -> Conv:
         return Conv(np.abs(self.kernel), self.window)
 
@@ -246,6 +284,17 @@ class Depthwise(LinearMap):
                     xp[:, rows, cols] += np.einsum("bhwck,ck->bhwc", yy, self.kernel[i, j])
         return win.crop(xp).reshape(len(y), self.n)
 
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """Shape of the output."""
+        return (*self.window.size_out, self.kernel.shape[2] * self.kernel.shape[3])
+
+    def cropped(self, out: Crop) -> tuple[LinearMap, Crop] | None:
+        if out.image != self.image:
+            return None
+        window, seen = self.window.cropped(out, self.kernel.shape[2])
+        return Depthwise(self.kernel, window), seen
+
     def _abs(self) -> Depthwise:
         return Depthwise(np.abs(self.kernel), self.window)
 
@@ -283,6 +332,9 @@ class Scale(LinearMap):
 
     def back(self, y: F64) -> F64:
         return self.forward(y)
+
+    def cropped(self, out: Crop) -> tuple[LinearMap, Crop]:
+        return Scale(self.factor, out.size), out
 
     def _abs(self) -> Scale:
         return Scale(abs(self.factor), self.size)

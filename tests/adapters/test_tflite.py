@@ -266,6 +266,8 @@ def test_one_channel_on_the_last_axis(read):
     b, x, y = dense_int8(inputs=1)
     q = b.graph.tensors[1].quantization
     q.scale, q.zeroPoint, q.quantizedDimension = q.scale[:1], q.zeroPoint[:1], 1
+    bias = b.graph.tensors[2].quantization
+    bias.scale, bias.zeroPoint = bias.scale[:1], bias.zeroPoint[:1]
     assert read(b.build(x, y)).tensors[1].q.axis is None
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qebgate.domains.crop import Crop
 from qebgate.domains.gap import Gap, Interval, tighten
 from qebgate.domains.layers import ROOT, Affine, Layer, MaxPool, Opaque
-from qebgate.domains.linear_map import Scale
-from qebgate.engines.dra.backward import Backward, Form, Pre
+from qebgate.domains.linear_map import Conv, Depthwise, Scale
+from qebgate.engines.dra.backward import Backward, Form, Pre, Resolved
 from qebgate.engines.dra.forward import (
     PreActivation,
     activate,
@@ -21,6 +22,9 @@ from qebgate.engines.dra.forward import (
     resolve,
 )
 from qebgate.numerics.rounding import F64
+
+ROWS = 48
+"""About how many neurons of a convolutional layer are bounded together: those of one small tile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,7 @@ class Analysis:
         self.backward = Backward(x)
         self.work_left = self.settings.work
         self._direct: set[int] = set()  # values whose entries are independent functions of one input each
+        self._images: dict[int, tuple[int, int, int]] = {}
         self._below = 0.0  # multiply-adds of one row pushed from here to the root
         for k, layer in enumerate(self.layers):
             self.tick(k, len(self.layers))
@@ -107,6 +112,9 @@ class Analysis:
         return Interval(lo, hi)
 
     def _affine(self, layer: Affine, inputs: Sequence[Gap]) -> None:
+        image = _image(layer, self._images)
+        if image is not None:
+            self._images[layer.output] = image
         pre = affine_intervals(layer, inputs)
         if self.settings.refine and self._deep(layer):
             pre = self._refine(layer, inputs, pre)
@@ -163,28 +171,53 @@ class Analysis:
             pre = self._bound(layer, inputs, pre, kind, index)
         return pre
 
+    def _chunks(
+        self, layer: Affine, shell: Resolved, index: NDArray[np.intp]
+    ) -> Iterator[tuple[NDArray[np.intp], Crop | None, F64]]:
+        """Some neurons at a time, with the rectangle that holds them, and one row per neuron that selects it."""
+        image = self._images.get(layer.output)
+        if image is None or shell.cropped(Crop.whole(image)) is None:
+            for part in np.array_split(index, max(1, -(-index.size // self._rows(layer.m)))):
+                one = np.zeros((part.size, layer.m))
+                one[np.arange(part.size), part] = 1.0
+                yield part, None, one
+            return
+        _, width, channels = image
+        side = max(1, round((ROWS / channels) ** 0.5))
+        row, column = index // channels // width, index // channels % width
+        tile = (row // side) * width + column // side
+        for group in np.split(index[np.argsort(tile, kind="stable")], np.flatnonzero(np.diff(np.sort(tile))) + 1):
+            for part in np.array_split(group, max(1, -(-group.size // (4 * ROWS)))):
+                top, left = part // channels // width, part // channels % width
+                y, x = int(top.min()), int(left.min())
+                crop = Crop(image, y, x, int(top.max()) - y + 1, int(left.max()) - x + 1)
+                one = np.zeros((part.size, crop.size))
+                one[np.arange(part.size), ((top - y) * crop.width + left - x) * channels + part % channels] = 1.0
+                yield part, crop, one
+
     def _bound(
         self, layer: Affine, inputs: Sequence[Gap], pre: PreActivation, kind: str, index: NDArray[np.intp]
     ) -> PreActivation:
-        shell = resolve(layer, pre, inputs, *_shell(layer, pre, inputs))
+        shell = resolve(layer, pre, inputs, *activate(layer, pre, inputs))
         z, q, d = ((x.lo.copy(), x.hi.copy()) for x in (pre.z, pre.q, pre.d))
-        for part in np.array_split(index, max(1, -(-index.size // self._rows(layer.m)))):
+        for part, crop, one in self._chunks(layer, shell, index):
             self.pulse()
-            one = np.zeros((part.size, layer.m))
-            one[np.arange(part.size), part] = 1.0
-            forms = {"z": [(z, Pre(z=one))], "q": [(q, Pre(q=one))], "d": [(d, Pre(d=one)), (d, Pre(z=-one, q=one))]}
+            forms = {
+                "z": [(z, Pre(z=one, crop=crop))],
+                "q": [(q, Pre(q=one, crop=crop))],
+                "d": [(d, Pre(d=one, crop=crop)), (d, Pre(z=-one, q=one, crop=crop))],
+            }
             for (lo, hi), form in forms[kind]:
-                minus = Pre(*(None if c is None else -c for c in (form.z, form.q, form.d)))
+                minus = Pre(*(None if c is None else -c for c in (form.z, form.q, form.d)), crop)
                 hi[part] = np.minimum(hi[part], self.backward.before(shell, form))
                 lo[part] = np.maximum(lo[part], -self.backward.before(shell, minus))
         zi, qi, di = tighten(Interval(*z), Interval(*q), Interval(*d))
         return replace(pre, z=zi, q=qi, d=di)
 
 
-def _shell(layer: Affine, pre: PreActivation, inputs: Sequence[Gap]):
-    return activate(layer, pre, inputs)
-
-
-def zero_width(x: F64) -> Interval:
-    """A point region."""
-    return Interval(x, x)
+def _image(layer: Affine, images: dict[int, tuple[int, int, int]]) -> tuple[int, int, int] | None:
+    """Shape of the layer's output where it is an image that windows move over."""
+    for m in layer.q:
+        if isinstance(m, (Conv, Depthwise)):
+            return m.image
+    return images.get(layer.inputs[0]) if all(isinstance(m, Scale) for m in layer.q) else None

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qebgate.domains.crop import Crop
 from qebgate.domains.gap import Interval
 from qebgate.domains.layers import ROOT
 from qebgate.domains.linear_map import LinearMap
@@ -35,8 +36,25 @@ class Form:
     g: F64 | None = None
     d: F64 | None = None
 
-    def add(self, other: Form) -> Form:
-        return Form(_plus(self.h, other.h), _plus(self.g, other.g), _plus(self.d, other.d))
+    crop: Crop | None = None
+    """The rectangle of the value's image that the columns are; None for all of it."""
+
+    def add(self, other: Form, size: int) -> Form:
+        """The sum of two forms over a value of ``size`` entries."""
+        into = None
+        if self.crop is not None and other.crop is not None and self.crop.image == other.crop.image:
+            into = self.crop.union(other.crop)
+        a, b = self.within(into, size), other.within(into, size)
+        return Form(_plus(a.h, b.h), _plus(a.g, b.g), _plus(a.d, b.d), into)
+
+    def within(self, into: Crop | None, size: int) -> Form:
+        """The same form over a larger rectangle, or over the whole value of ``size`` entries."""
+        if self.crop is None or self.crop == into:
+            return self
+        crop, target = self.crop, into or Crop.whole(self.crop.image)
+        assert into is not None or target.size == size
+        grow = lambda c: None if c is None else crop.expand(c, target)  # noqa: E731
+        return Form(grow(self.h), grow(self.g), grow(self.d), into)
 
 
 def _plus(a: F64 | None, b: F64 | None) -> F64 | None:
@@ -71,6 +89,27 @@ class Resolved:
     g_size: F64
     d_size: F64
     terms: int
+    sizes: tuple[int, ...] = ()
+    """Entries of each input value."""
+
+    def cropped(self, crop: Crop) -> tuple[Resolved, tuple[Crop, ...]] | None:
+        """The layer's part that writes a rectangle of its output, and what it reads of each input."""
+        parts = [m.cropped(crop) for m in (*self.f, *self.q, *self.diff)]
+        if any(p is None for p in parts):
+            return None
+        maps = tuple(p[0] for p in parts if p is not None)
+        n = len(self.inputs)
+        seen = tuple(p[1] for p in parts[:n] if p is not None)
+        line = lambda x: Line(crop.take(x.slope), crop.take(x.intercept))  # noqa: E731
+        gap = lambda x: GapLine(*(crop.take(v) for v in (x.d, x.z, x.q, x.intercept)))  # noqa: E731
+        three = lambda t: (line(t[0]), line(t[1]), gap(t[2]))  # noqa: E731
+        vectors = (self.z, self.q_mag, self.d, self.h_size, self.g_size, self.d_size)
+        return Resolved(
+            self.inputs, self.output, maps[:n], maps[n : 2 * n], maps[2 * n :],
+            crop.take(self.bf), crop.take(self.bq), crop.take(self.bd), three(self.over), three(self.under),
+            None if self.noise is None else crop.take(self.noise), *(crop.take(v) for v in vectors),
+            terms=self.terms, sizes=self.sizes,
+        ), seen  # fmt: skip
 
 
 @dataclass(slots=True, eq=False)
@@ -80,6 +119,7 @@ class Pre:
     z: F64 | None = None
     q: F64 | None = None
     d: F64 | None = None
+    crop: Crop | None = None
 
 
 class Backward:
@@ -102,8 +142,13 @@ class Backward:
         """Upper bounds [R] of forms over the pre-activations of a layer that is not pushed yet."""
         rows = next(c for c in (pre.z, pre.q, pre.d) if c is not None).shape[0]
         run = _Run(self.root, rows)
-        run.through(layer, pre)
         run.terms = max(self._terms, layer.terms + layer.bf.size)
+        if pre.crop is None:
+            run.through(layer, pre, None)
+        else:
+            part = layer.cropped(pre.crop)
+            assert part is not None
+            run.through(part[0], pre, part[1])
         return self._finish(run)
 
     def value(self, output: int, form: Form) -> F64:
@@ -118,7 +163,7 @@ class Backward:
         for layer in reversed(self.layers):
             form = run.live.pop(layer.output, None)
             if form is not None:
-                run.through(layer, run.relax(layer, form))
+                run.step(layer, form)
         return run.concretise(self._scale)
 
 
@@ -132,6 +177,14 @@ class _Run:
         self.noise = np.zeros(rows)
         self.weight = np.zeros(rows)
         self.terms = 0
+
+    def step(self, layer: Resolved, form: Form) -> None:
+        """Replace a value by its layer's inputs, within the form's rectangle where the layer allows it."""
+        part = None if form.crop is None else layer.cropped(form.crop)
+        if part is None:
+            self.through(layer, self.relax(layer, form.within(None, layer.bf.size)), None)
+        else:
+            self.through(part[0], self.relax(part[0], form), part[1])
 
     def relax(self, layer: Resolved, form: Form) -> Pre:
         """Replace activations by their lines: from above for positive coefficients, from below for negative."""
@@ -158,8 +211,8 @@ class _Run:
         self.weight += pos @ size - neg @ size
         return pos, neg
 
-    def through(self, layer: Resolved, pre: Pre) -> None:
-        """Replace pre-activations by the layer's inputs."""
+    def through(self, layer: Resolved, pre: Pre, seen: tuple[Crop, ...] | None) -> None:
+        """Replace pre-activations by the layer's inputs (``seen`` of them where given)."""
         for c, bias, mag in ((pre.z, layer.bf, layer.z), (pre.q, layer.bq, layer.q_mag), (pre.d, layer.bd, layer.d)):
             if c is not None:
                 self.constant += c @ bias
@@ -175,8 +228,8 @@ class _Run:
             )
             g = None if pre.q is None else layer.q[k].back(pre.q)
             d = None if pre.d is None else layer.q[k].back(pre.d)
-            form = Form(h, g, d)
-            self.live[i] = form if i not in self.live else self.live[i].add(form)
+            form = Form(h, g, d, None if seen is None else seen[k])
+            self.live[i] = form if i not in self.live else self.live[i].add(form, layer.sizes[k])
 
     def concretise(self, scale: float) -> F64:
         """The supremum over the root box, rounded upwards.  At the root both sides are x and delta is 0."""
@@ -186,9 +239,10 @@ class _Run:
         if form is not None:
             a = _plus(form.h, form.g)
             if a is not None:
+                take = (lambda v: v) if form.crop is None else form.crop.take
                 pos = np.maximum(a, 0.0)
                 neg = a - pos
-                total = total + pos @ self.root.hi + neg @ self.root.lo
-                self.weight += (pos - neg) @ self.root.magnitude
+                total = total + pos @ take(self.root.hi) + neg @ take(self.root.lo)
+                self.weight += (pos - neg) @ take(self.root.magnitude)
         slack = self.noise + SAFETY * gamma(self.terms) * (self.weight + 2 * self.noise) + UNDERFLOW * scale
         return up(total + slack)

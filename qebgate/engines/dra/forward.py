@@ -159,6 +159,7 @@ def resolve(
         g_size=_line_size(tops[1], lows[1], qm) + out.quantized.magnitude,
         d_size=np.maximum(_gap_size(tops[2], zm, qm, dm), _gap_size(lows[2], zm, qm, dm)) + out.delta.magnitude,
         terms=layer.terms,
+        sizes=tuple(v.size for v in x),
     )  # fmt: skip
 
 
@@ -258,7 +259,7 @@ def _resolve_max(
         2 * out.float.magnitude + z.magnitude, 2 * out.quantized.magnitude + q.magnitude,
         2 * out.delta.magnitude + d.magnitude + z.magnitude + q.magnitude + out.float.magnitude
         + out.quantized.magnitude,
-        16,
+        16, (x.size,),
     )  # fmt: skip
 
 

@@ -32,7 +32,24 @@ def program(task: Task) -> Program:
     """The canonical form of a task."""
     layers = lower(task.pair, task.runtime, float32=task.float_semantics == "float32")
     box = Interval(task.cell.lower.ravel().copy(), task.cell.upper.ravel().copy())
-    return _without_moves(Program((input_layer(task.cell, task.codec, box), *layers), box, task.pair.output))
+    layers = (input_layer(task.cell, task.codec, box), *(_on_grid(x, task) for x in layers))
+    return _without_moves(Program(layers, box, task.pair.output))
+
+
+def _on_grid(layer: Layer, task: Task) -> Layer:
+    """The model's own QUANTIZE of a grid region gives back the very codes that the region is made of.
+
+    ``float32((q - z) * s) / s`` is within 2**-15 of the integer ``q - z``, so any rounding returns it.
+    """
+    codec, codes = task.codec, task.cell.codes
+    if not (codec.in_model and codes is not None and isinstance(layer, Affine) and layer.inputs == (0,)):
+        return layer
+    grid = layer.grid
+    if grid is None or (grid.unit, grid.zero) != (codec.scale, codec.zero_point) or layer.f != (Scale(1.0, layer.m),):
+        return layer
+    error = _grid_error(codec, layer.m)
+    fixed = (codes[0].ravel().astype(np.int64), codes[1].ravel().astype(np.int64))
+    return replace(layer, below=error, above=error, fixed_codes=fixed)
 
 
 def _without_moves(p: Program) -> Program:
