@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fractions import Fraction as F
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -28,15 +28,22 @@ def test_arithmetic_is_outward(seed: int) -> None:
     rng = np.random.default_rng(seed)
     x, y = ordered(rng, 60), ordered(rng, 60)
     for got, lo, hi in (
-        (x.plus(y), lambda k: F(x.lo[k]) + F(y.lo[k]), lambda k: F(x.hi[k]) + F(y.hi[k])),
-        (x.minus(y), lambda k: F(x.lo[k]) - F(y.hi[k]), lambda k: F(x.hi[k]) - F(y.lo[k])),
+        (x.plus(y), lambda k: Fraction(x.lo[k]) + Fraction(y.lo[k]), lambda k: Fraction(x.hi[k]) + Fraction(y.hi[k])),
+        (x.minus(y), lambda k: Fraction(x.lo[k]) - Fraction(y.hi[k]), lambda k: Fraction(x.hi[k]) - Fraction(y.lo[k])),
     ):
-        assert all(F(got.lo[k]) <= lo(k) and hi(k) <= F(got.hi[k]) for k in range(60))
+        assert all(Fraction(got.lo[k]) <= lo(k) and hi(k) <= Fraction(got.hi[k]) for k in range(60))
     e = np.abs(sizes(rng, 60))
     w = x.widened(e, 2 * e)
-    assert all(F(w.lo[k]) <= F(x.lo[k]) - F(e[k]) and F(x.hi[k]) + F(2 * e[k]) <= F(w.hi[k]) for k in range(60))
+    assert all(
+        Fraction(w.lo[k]) <= Fraction(x.lo[k]) - Fraction(e[k])
+        and Fraction(x.hi[k]) + Fraction(2 * e[k]) <= Fraction(w.hi[k])
+        for k in range(60)
+    )
     lo, hi = widen(x.lo, x.hi, e)
-    assert all(F(lo[k]) <= F(x.lo[k]) - F(e[k]) and F(x.hi[k]) + F(e[k]) <= F(hi[k]) for k in range(60))
+    assert all(
+        Fraction(lo[k]) <= Fraction(x.lo[k]) - Fraction(e[k]) and Fraction(x.hi[k]) + Fraction(e[k]) <= Fraction(hi[k])
+        for k in range(60)
+    )
 
 
 def test_equal_values_differ_by_nothing() -> None:
@@ -66,15 +73,15 @@ def test_tightening_keeps_every_concrete_triple(seed: int) -> None:
     q = h + rng.normal(size=n) * np.abs(h) * rng.choice([0.0, 1e-17, 1e-3, 1.0], n)
     # intervals around the truth, often with the truth at an end
     wide = lambda v: Interval(v - np.abs(v) * rng.choice([0.0, 0.5], n), v + np.abs(v) * rng.choice([0.0, 0.5], n))  # noqa: E731
-    exact = [F(float(a)) - F(float(b)) for a, b in zip(q, h, strict=True)]
+    exact = [Fraction(float(a)) - Fraction(float(b)) for a, b in zip(q, h, strict=True)]
     d = np.array([float(v) for v in exact])
     di = wide(d)
     di = Interval(down(di.lo), up(di.hi))
     g = Gap(wide(h), wide(q), di).tightened()
     for k in range(n):
-        assert F(g.float.lo[k]) <= F(float(h[k])) <= F(g.float.hi[k])
-        assert F(g.quantized.lo[k]) <= F(float(q[k])) <= F(g.quantized.hi[k])
-        assert F(g.delta.lo[k]) <= exact[k] <= F(g.delta.hi[k])
+        assert Fraction(g.float.lo[k]) <= Fraction(float(h[k])) <= Fraction(g.float.hi[k])
+        assert Fraction(g.quantized.lo[k]) <= Fraction(float(q[k])) <= Fraction(g.quantized.hi[k])
+        assert Fraction(g.delta.lo[k]) <= exact[k] <= Fraction(g.delta.hi[k])
     f2, q2, d2 = tighten(g.float, g.quantized, g.delta)
     assert (d2.lo >= g.delta.lo).all() and (f2.hi <= g.float.hi).all() and (q2.lo >= g.quantized.lo).all()
 
@@ -88,11 +95,11 @@ def test_the_roundoff_bound_of_a_sum_in_any_order(seed: int) -> None:
         a = np.concatenate([a, -a])
         b = np.concatenate([b, b * (1 + 2.0**-52)])
         n *= 2
-    exact = sum((F(x) * F(y) for x, y in zip(a.tolist(), b.tolist(), strict=True)), F(0))
-    weight = sum((abs(F(x) * F(y)) for x, y in zip(a.tolist(), b.tolist(), strict=True)), F(0))
-    allowed = F(SAFETY) * F(gamma(n)) * weight + n * F(TINY64)
+    exact = sum((Fraction(x) * Fraction(y) for x, y in zip(a.tolist(), b.tolist(), strict=True)), Fraction(0))
+    weight = sum((abs(Fraction(x) * Fraction(y)) for x, y in zip(a.tolist(), b.tolist(), strict=True)), Fraction(0))
+    allowed = Fraction(SAFETY) * Fraction(gamma(n)) * weight + n * Fraction(TINY64)
     for got in (float(a @ b), float(np.sum(a * b)), float(sum((a * b).tolist())), float(np.sum((a * b)[::-1]))):
-        assert abs(F(got) - exact) <= allowed
+        assert abs(Fraction(got) - exact) <= allowed
 
 
 def test_gamma_refuses_sums_that_are_too_long() -> None:
@@ -113,5 +120,5 @@ def test_codes_to_reals_are_exact() -> None:
         grid = CodeGrid(unit, int(rng.integers(-128, 128)), -128, 127)
         c = np.arange(-128, 128)
         real = grid.real((c, c))
-        assert all(F(real.lo[k]) == (int(c[k]) - grid.zero) * F(unit) for k in range(256))
-        assert [F(v) for v in grid.range] == [(v - grid.zero) * F(unit) for v in (-128, 127)]
+        assert all(Fraction(real.lo[k]) == (int(c[k]) - grid.zero) * Fraction(unit) for k in range(256))
+        assert [Fraction(v) for v in grid.range] == [(v - grid.zero) * Fraction(unit) for v in (-128, 127)]

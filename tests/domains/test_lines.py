@@ -31,7 +31,9 @@ def clamp(v: Fraction, a: float, b: float) -> Fraction:
 def between(rng: np.random.Generator, lo: Fraction, hi: Fraction) -> Fraction:
     """An end, the middle, something near an end, or anything."""
     kind = rng.integers(6)
-    share = {0: F(0), 1: F(1), 2: F(1, 2), 3: F(1, 1 << 50), 4: 1 - F(1, 1 << 50)}.get(int(kind), F(float(rng.random())))
+    share = {0: F(0), 1: F(1), 2: F(1, 2), 3: F(1, 1 << 50), 4: 1 - F(1, 1 << 50)}.get(
+        int(kind), F(float(rng.random()))
+    )
     return lo + (hi - lo) * share
 
 
@@ -41,7 +43,11 @@ def interval(rng: np.random.Generator, size: float, edges: tuple[float, ...]) ->
     anchor = float(rng.choice(finite)) if rng.random() < 0.5 else float(rng.normal() * size)
     if rng.random() < 0.3:
         anchor = float(np.nextafter(anchor, rng.choice([-INF, INF])))
-    w = float(rng.choice([0.0, 0.0, 1e-18, 1e-9, 0.1, 0.5, 1.0, 3.0, 1e6])) * size * float(rng.choice([1.0, rng.random()]))
+    w = (
+        float(rng.choice([0.0, 0.0, 1e-18, 1e-9, 0.1, 0.5, 1.0, 3.0, 1e6]))
+        * size
+        * float(rng.choice([1.0, rng.random()]))
+    )
     kind = rng.integers(3)
     lo, hi = (anchor, anchor + w) if kind == 0 else (anchor - w, anchor) if kind == 1 else (anchor - w, anchor + w)
     return lo, hi

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction as F
+from fractions import Fraction
 
 import numpy as np
 
@@ -30,7 +30,11 @@ def dense_pair(rng: Rng, *, big_bias: bool = False) -> Twins:
         s_w = np.float32(10.0 ** rng.uniform(-3, 1, m if rng.random() < 0.5 else 1))
         reach = (1 << 21) - 1 if big_bias else 20_000
         bias = rng.integers(reach // 2 if big_bias else -reach, reach, m)
-        typical = (300 * float(np.abs(w).max()) * n**0.5 / 3 + (float(bias.mean()) if big_bias else 0.0)) * s * float(s_w.max())
+        typical = (
+            (300 * float(np.abs(w).max()) * n**0.5 / 3 + (float(bias.mean()) if big_bias else 0.0))
+            * s
+            * float(s_w.max())
+        )
         wi = b.tensor((m, n), "int8", data=w, scale=s_w)
         bi = b.tensor((m,), "int32", data=bias, scale=s_w.astype(np.float64) * s)
         act = int(pick(rng, 0, 1, 2, 3))
@@ -47,10 +51,10 @@ def dense_pair(rng: Rng, *, big_bias: bool = False) -> Twins:
 class Truth:
     """Exact values of one layer at one input."""
 
-    z: list[F]
-    zq: list[F]
-    h: list[F]
-    hq: list[F]
+    z: list[Fraction]
+    zq: list[Fraction]
+    h: list[Fraction]
+    hq: list[Fraction]
 
 
 def evaluate(pair: Pair, codes: np.ndarray, task: Task) -> list[Truth]:
@@ -58,7 +62,7 @@ def evaluate(pair: Pair, codes: np.ndarray, task: Task) -> list[Truth]:
     keep = [v.quantized_tensor for v in pair.values]
     q = run_int(pair.quantized, codes[None], task.runtime, keep=keep)
     q[pair.quantized.inputs[0]] = codes[None]
-    h = [F(float(v)) for v in task.codec.grid(codes).ravel()]
+    h = [Fraction(float(v)) for v in task.codec.grid(codes).ravel()]
     out: list[Truth] = []
     for step in pair.steps:
         assert step.float_node is not None
@@ -67,11 +71,11 @@ def evaluate(pair: Pair, codes: np.ndarray, task: Task) -> list[Truth]:
         assert f.bias is not None
         assert g.bias is not None
         z = [
-            sum((F(float(w)) * x for w, x in zip(row, h, strict=True)), F(float(b)))
+            sum((Fraction(float(w)) * x for w, x in zip(row, h, strict=True)), Fraction(float(b)))
             for row, b in zip(f.weights, f.bias, strict=True)
         ]
         before = q[step.quantized_node.inputs[0]].ravel().tolist()
-        units = [F(g.x.q.s) * F(float(v)) for v in np.broadcast_to(g.w.q.scale, len(g.bias))]
+        units = [Fraction(g.x.q.s) * Fraction(float(v)) for v in np.broadcast_to(g.w.q.scale, len(g.bias))]
         zq = [
             u * (int(b) + sum(int(w) * (c - g.x.q.z) for w, c in zip(row, before, strict=True)))
             for u, row, b in zip(units, g.weights, g.bias, strict=True)
@@ -79,10 +83,10 @@ def evaluate(pair: Pair, codes: np.ndarray, task: Task) -> list[Truth]:
         attrs = step.float_node.attrs
         activation: Activation = attrs.activation  # type: ignore[attr-defined]
         a, b_ = activation.range
-        h = [max(v, F(a)) if np.isfinite(a) else v for v in z]
-        h = [min(v, F(b_)) if np.isfinite(b_) else v for v in h]
+        h = [max(v, Fraction(a)) if np.isfinite(a) else v for v in z]
+        h = [min(v, Fraction(b_)) if np.isfinite(b_) else v for v in h]
         after = q[step.quantized_node.outputs[0]].ravel().tolist()
-        out.append(Truth(z, zq, list(h), [F(g.y.q.s) * (int(c) - g.y.q.z) for c in after]))
+        out.append(Truth(z, zq, list(h), [Fraction(g.y.q.s) * (int(c) - g.y.q.z) for c in after]))
     return out
 
 
@@ -90,11 +94,11 @@ def violations(a: Analysis, pair: Pair, truth: list[Truth]) -> list[str]:
     """Everything of one exact evaluation that an analysis excludes."""
     bad: list[str] = []
 
-    def check(what: str, lo: np.ndarray, hi: np.ndarray, v: list[F]) -> None:
+    def check(what: str, lo: np.ndarray, hi: np.ndarray, v: list[Fraction]) -> None:
         bad.extend(
             f"{what}[{k}]: {float(x)!r} not in [{lo[k]!r}, {hi[k]!r}]"
             for k, x in enumerate(v)
-            if not F(float(lo[k])) <= x <= F(float(hi[k]))
+            if not Fraction(float(lo[k])) <= x <= Fraction(float(hi[k]))
         )
 
     for step, t in zip(pair.steps, truth, strict=True):
@@ -111,6 +115,3 @@ def violations(a: Analysis, pair: Pair, truth: list[Truth]) -> list[str]:
     check("gap", gap.lo, gap.hi, [q - h for q, h in zip(truth[-1].hq, truth[-1].h, strict=True)])
     check("float", value.lo, value.hi, truth[-1].h)
     return bad
-
-
-

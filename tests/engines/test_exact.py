@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fractions import Fraction as F
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def analysis(seed: int, *, big_bias: bool = False, point: bool = False, settings
     return Analysis(p.layers, p.box, settings or Settings()).run(), task, rng
 
 
-def inputs(task, rng: np.random.Generator, count: int) -> list[np.ndarray]:  # noqa: ANN001
+def inputs(task, rng: np.random.Generator, count: int) -> list[np.ndarray]:
     lo, hi = task.cell.codes
     draws = [lo, hi] + [np.where(rng.random(lo.shape) < 0.5, lo, hi) for _ in range(count // 2)]
     return draws + [rng.integers(lo, hi, endpoint=True) for _ in range(count // 2)]
@@ -62,12 +62,14 @@ def test_any_form_over_any_layer(seed: int) -> None:
             for r in range(3):
                 value = sum(
                     (
-                        F(h[r, j]) * t.h[j] + F(g[r, j]) * t.hq[j] + F(d[r, j]) * (t.hq[j] - t.h[j])
+                        Fraction(h[r, j]) * t.h[j]
+                        + Fraction(g[r, j]) * t.hq[j]
+                        + Fraction(d[r, j]) * (t.hq[j] - t.h[j])
                         for j in range(n)
                     ),
-                    F(0),
+                    Fraction(0),
                 )
-                assert F(float(bound[r])) >= value
+                assert Fraction(float(bound[r])) >= value
 
 
 def test_the_difference_of_biases_is_charged_with_the_biases_own_roundoff() -> None:

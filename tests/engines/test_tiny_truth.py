@@ -94,7 +94,9 @@ def test_enumeration_contains_litert_itself(name: str, session: Session) -> None
             assert outside(found[0].lower, found[0].upper, gap) == 0
 
 
-@pytest.mark.parametrize("name", ["dense_deep-int8", "logistic-int8", "conv_stride-int8", "dense_4-float_io", "linear-uint8"])
+@pytest.mark.parametrize(
+    "name", ["dense_deep-int8", "logistic-int8", "conv_stride-int8", "dense_4-float_io", "linear-uint8"]
+)
 @pytest.mark.parametrize("floats", ["float32", "real"])
 def test_execute_at_points(name: str, floats: str, session: Session) -> None:
     t = tiny(name)
@@ -110,7 +112,9 @@ def test_execute_at_points(name: str, floats: str, session: Session) -> None:
             assert isinstance(bound, Bound)
             assert isinstance(witness, Witness)
             assert bound.trust == "exhaustive"
-            assert outside(bound.lower, bound.upper, q[row : row + 1].astype(np.longdouble) - h[row : row + 1], error) == 0
+            assert (
+                outside(bound.lower, bound.upper, q[row : row + 1].astype(np.longdouble) - h[row : row + 1], error) == 0
+            )
             assert (witness.gap >= bound.lower).all() or floats == "real"
             assert (bound.upper - bound.lower).max() < 1e-4 * max(1.0, float(np.abs(h).max()))
             assert judge(t.task(cell, runtime).prop, "proof", [bound, witness]).verdict in ("pass", "fail")
@@ -121,7 +125,9 @@ def test_enumerate_gives_up_beyond_its_budget(session: Session) -> None:
     (stopped,) = Enumerate().run(t.task(t.whole, Runtime.BUILTIN), [], Budget(enumerate=65_535), session)
     assert isinstance(stopped, Stopped)
     assert stopped.reason == "effort"
-    assert isinstance(Enumerate().run(t.task(t.whole, Runtime.BUILTIN), [], Budget(enumerate=65_536), session)[0], Bound)
+    assert isinstance(
+        Enumerate().run(t.task(t.whole, Runtime.BUILTIN), [], Budget(enumerate=65_536), session)[0], Bound
+    )
 
 
 def test_all_codes_of_a_cell_once_each() -> None:

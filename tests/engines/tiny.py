@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,9 @@ class Tiny:
         c = self.codec
         shape = self.pair.quantized.input.shape
         lo, hi = (np.asarray(v, np.int32).reshape(shape) for v in (lo, hi))
-        return Cell(c.grid(lo).astype(np.float64), c.grid(hi).astype(np.float64), (lo, hi), 0, c.grid(lo).astype(np.float64))
+        return Cell(
+            c.grid(lo).astype(np.float64), c.grid(hi).astype(np.float64), (lo, hi), 0, c.grid(lo).astype(np.float64)
+        )
 
     @property
     def whole(self) -> Cell:
@@ -101,7 +103,7 @@ class Tiny:
         return index
 
 
-@lru_cache(maxsize=None)
+@cache
 def tiny(name: str) -> Tiny:
     e = ENTRIES[name]
     return Tiny(name, align(read_tflite(MODELS / e["float"]), read_tflite(MODELS / e["quantized"])))

@@ -59,7 +59,9 @@ def samples(task: Task, rng: Rng, count: int) -> Inputs:
     tie = (np.floor(inside / codec.scale) + half) * codec.scale
     x = np.where(rng.random(inside.shape) < 0.5, tie, inside).astype(np.float32)
     step = rng.integers(-1, 2, x.shape)
-    x = np.where(step < 0, np.nextafter(x, np.float32(-np.inf)), np.where(step > 0, np.nextafter(x, np.float32(np.inf)), x))
+    x = np.where(
+        step < 0, np.nextafter(x, np.float32(-np.inf)), np.where(step > 0, np.nextafter(x, np.float32(np.inf)), x)
+    )
     x = np.clip(x, lo.astype(np.float32), hi.astype(np.float32))
     return Inputs.of_reals(task, np.concatenate([np.where(corner, lo, hi).astype(np.float32), x]))
 
@@ -105,7 +107,9 @@ def check(task: Task, inputs: Inputs, settings: Settings, seen: Seen, float_mode
             seen.check(f"{where} float", s.float, h, error)
             seen.check(f"{where} quantized", s.quantized, real)
             seen.check(f"{where} delta", s.delta, real.astype(LONG) - h, error)
-            if k == p.output or v.float_tensor == pair.float.outputs[0] and v.quantized_tensor == pair.quantized.outputs[0]:
+            if k == p.output or (
+                v.float_tensor == pair.float.outputs[0] and v.quantized_tensor == pair.quantized.outputs[0]
+            ):
                 seen.check(f"{where} gap", final, real.astype(LONG) - h, error)
                 seen.check(f"{where} reference", final_h, h, error)
                 if float_model is not None and name == "float32":
@@ -117,7 +121,7 @@ def check(task: Task, inputs: Inputs, settings: Settings, seen: Seen, float_mode
     return a
 
 
-def _rounded(graph, x: np.ndarray, keep) -> dict[int, np.ndarray]:  # noqa: ANN001
+def _rounded(graph, x: np.ndarray, keep) -> dict[int, np.ndarray]:
     """Another legal float32 evaluation: every operator exact, each result rounded to float32 away from 0."""
     from qebgate.semantics.registry import SEMANTICS
 

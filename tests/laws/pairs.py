@@ -194,5 +194,3 @@ def task_of(
 ) -> Task:
     size = pair.float.output.size
     return Task(pair, cell, codec, Property("max_abs", limit), tuple(range(size)), runtime, floats)
-
-

@@ -24,9 +24,9 @@ from qebgate.ops import add, averages, fully_connected, linear, max_pool_2d, mov
 from qebgate.ops import base as ops_base
 from qebgate.regions.cell import InputCodec
 from qebgate.runtimes.profiles import Runtime
+from tests.engines.exact import evaluate, violations
 from tests.engines.test_exact import analysis as exact_analysis
 from tests.engines.test_exact import inputs as exact_inputs
-from tests.engines.exact import evaluate, violations
 from tests.laws.contain import Seen, check, samples
 from tests.laws.pairs import grid_cell, one_operator, random_pair, real_cell, task_of
 
@@ -34,7 +34,7 @@ RUNTIMES = tuple(Runtime)
 Patch = pytest.MonkeyPatch
 
 
-def _contains(twins, seed: int, runtime: Runtime, how: str, floats: str) -> str | None:  # noqa: ANN001
+def _contains(twins, seed: int, runtime: Runtime, how: str, floats: str) -> str | None:
     rng = np.random.default_rng(seed)
     mode = "truncate" if how == "truncate" else "nearest"
     codec = InputCodec.of(twins.pair.quantized, mode)
@@ -57,7 +57,11 @@ def hunt(where: str, how: str = "grid", floats: str = "real", tries: int = 40) -
         if where == "exact":
             try:
                 a, task, rng = exact_analysis(seed, big_bias=how == "bias", point=how in ("point", "bias"))
-                bad = [v for c in exact_inputs(task, rng, 2) for v in violations(a, task.pair, evaluate(task.pair, c, task))]
+                bad = [
+                    v
+                    for c in exact_inputs(task, rng, 2)
+                    for v in violations(a, task.pair, evaluate(task.pair, c, task))
+                ]
             except InternalError as e:
                 return str(e)
             if bad:
@@ -83,7 +87,7 @@ class Mutant:
 
 
 def _no_rounding(m: Patch) -> None:
-    def none(node, graph, runtime):  # noqa: ANN001, ANN202
+    def none(node, graph, runtime):
         n = graph.tensors[node.outputs[0]].size
         return np.zeros(n), np.zeros(n)
 
@@ -101,15 +105,13 @@ def _no_clamp_in_the_line(m: Patch) -> None:
 
 
 def _zero_point_sign(m: Patch) -> None:
-    m.setattr(
-        layers.CodeGrid, "real", lambda g, c: Interval((c[0] + g.zero) * g.unit, (c[1] + g.zero) * g.unit)
-    )
+    m.setattr(layers.CodeGrid, "real", lambda g, c: Interval((c[0] + g.zero) * g.unit, (c[1] + g.zero) * g.unit))
 
 
 def _chord_below(m: Patch) -> None:
     real = lines._relu_chord
 
-    def below(x):  # noqa: ANN001, ANN202
+    def below(x):
         s, _ = real(x)
         return s, np.zeros_like(s)
 
@@ -123,7 +125,7 @@ def _no_noise(m: Patch) -> None:
 def _half_the_noise(m: Patch) -> None:
     real = ops_base.Context.noise
 
-    def half(self, step):  # noqa: ANN001, ANN202
+    def half(self, step):
         f = real(self, step)
         return None if f is None else lambda x: f(x) * 0.02
 
@@ -141,15 +143,13 @@ def _inward(m: Patch) -> None:
 
 def _wrong_tail(m: Patch) -> None:
     real = linear._requantizer
-    m.setattr(
-        linear, "_requantizer", lambda *a, tail, **k: real(*a, tail=None if tail is None else ~tail, **k)
-    )
+    m.setattr(linear, "_requantizer", lambda *a, tail, **k: real(*a, tail=None if tail is None else ~tail, **k))
 
 
 def _max_pool_swapped(m: Patch) -> None:
     real = forward.max_pool
 
-    def swapped(layer, x):  # noqa: ANN001, ANN202
+    def swapped(layer, x):
         out, resolved = real(layer, x)
         idx, pad = np.maximum(layer.index, 0), layer.index < 0
         lo = np.where(pad, np.inf, x.delta.lo[idx]).max(1, where=~pad, initial=-np.inf)
@@ -159,9 +159,7 @@ def _max_pool_swapped(m: Patch) -> None:
 
 
 def _narrow_input_rounding(m: Patch) -> None:
-    m.setattr(
-        program_module, "_application_rounding", lambda codec, box: (np.full(box.lo.size, 0.4),) * 2
-    )
+    m.setattr(program_module, "_application_rounding", lambda codec, box: (np.full(box.lo.size, 0.4),) * 2)
 
 
 def _truncation_as_rounding(m: Patch) -> None:
@@ -176,7 +174,7 @@ def _softmax_sign(m: Patch) -> None:
 def _padding_counted(m: Patch) -> None:
     real = averages._average
 
-    def counted(index, n):  # noqa: ANN001, ANN202
+    def counted(index, n):
         s = real(index, n)
         s.matrix.data[:] = 1.0 / index.shape[1]
         return s
@@ -209,7 +207,9 @@ def _steps_without_rounding(m: Patch) -> None:
 def _steps_end_early(m: Patch) -> None:
     real = lines.staircase_line
     m.setattr(
-        lines, "staircase_line", lambda x, k, unit, above: real(x, Interval(k.lo, np.maximum(k.lo, k.hi - 1)), unit, above)
+        lines,
+        "staircase_line",
+        lambda x, k, unit, above: real(x, Interval(k.lo, np.maximum(k.lo, k.hi - 1)), unit, above),
     )
 
 
@@ -241,12 +241,10 @@ def _branch_forgotten(m: Patch) -> None:
 
 
 def _root_swapped(m: Patch) -> None:
-    m.setattr(
-        backward, "_Run", type("Swapped", (backward._Run,), {"__init__": _swapped_init})
-    )
+    m.setattr(backward, "_Run", type("Swapped", (backward._Run,), {"__init__": _swapped_init}))
 
 
-def _swapped_init(self, root, rows) -> None:  # noqa: ANN001
+def _swapped_init(self, root, rows) -> None:
     super(type(self), self).__init__(root, rows)
     mid = root.centre
     self.root = Interval(np.maximum(root.lo, np.minimum(mid, root.hi)), np.maximum(root.lo, np.minimum(mid, root.hi)))
@@ -256,7 +254,7 @@ def _relu_of_the_wrong_side(m: Patch) -> None:
     """The quantized clamp taken for the float one."""
     real = linear.lower_linear
 
-    def wrong(step, ctx, make, activation, **k):  # noqa: ANN001, ANN003, ANN202
+    def wrong(step, ctx, make, activation, **k):
         layer = real(step, ctx, make, activation, **k)
         return layer if layer.grid is None else replace(layer, float_range=layer.grid.range)
 
@@ -267,7 +265,7 @@ def _delta_one_stream(m: Patch) -> None:
     """The gap bounded by D without the float side's change: delta = D although one side is clamped."""
     real = lines._gap_candidates
 
-    def only(n, *a):  # noqa: ANN001, ANN002, ANN202
+    def only(n, *a):
         found, ends = real(n, *a)
         return found, [n.rounded_gap.hi, *ends]
 
@@ -354,6 +352,8 @@ def test_the_checks_catch_it(mutant: Mutant, monkeypatch: Patch) -> None:
     assert found is not None
 
 
-@pytest.mark.parametrize("where,how,floats", sorted({(m.where, m.how, m.floats) for m in MUTANTS if m.where != "limits"}))
+@pytest.mark.parametrize(
+    "where,how,floats", sorted({(m.where, m.how, m.floats) for m in MUTANTS if m.where != "limits"})
+)
 def test_they_find_nothing_in_what_was_not_changed(where: str, how: str, floats: str) -> None:
     assert hunt(where, how, floats, tries=4) is None
