@@ -35,6 +35,51 @@ from tests.engines.tiny import ENTRIES, outside, tiny
 from tests.laws.contain import Seen, check, samples
 from tests.laws.pairs import Twins, codec_of, grid_cell, one_operator, random_pair, real_cell, task_of
 
+HEAD = """\
+# Soundness
+
+A wrong PASS is the worst that a gate can do. This page says how we try to catch the analysis at one, and with what
+result. Measured with `{command} --write docs/soundness.md`
+({runtime}; {seconds:.0f} s on one core).
+
+**Violations: {total}.** Nothing here is compared with a tolerance. Quantized values are exact. Float values of
+`float_semantics: float32` are float32 numbers: of two evaluations of our own, and of LiteRT itself for the outputs.
+Those of `real` are executed in 80-bit arithmetic, and only an excess over that execution's own error (2^-58 of the
+largest value) counts.
+
+## Every bound of every value
+
+Random networks (dense layers, convolutions, depthwise convolutions, residual sums, pools, means, padding, rescaling,
+standalone ReLUs, sigmoids, softmax; int8, uint8 or float inputs; per-tensor and per-channel weights; float weights
+within half a quantum of the quantized ones), and every operator alone. Each in all three runtimes, over one random
+region each: boxes of codes, points, real-valued boxes. Executed are corners, ties of the input quantization and their
+neighbours, and random inputs. Compared are the bounds of float value, quantized value, gap and codes of every
+intermediate value, and the final bounds.
+
+| | models | regions | inputs executed | values compared | violations |
+|---|---|---|---|---|---|"""
+
+GRIDS = """
+## The whole truth about tiny models
+
+Made by the real converter. All inputs of the grid are executed in each runtime, the float model by LiteRT itself.
+`DRA` and `enumeration` are proven worst cases over the truth (the largest ratio of the three runtimes). The full
+chain is asked at 1.02 and 0.98 times the truth in each runtime. The last columns: the analysis against the truth on
+random boxes, segments and points of the grid.
+
+| model | inputs | truth | DRA | enumeration | pass at 1.02, fail at 0.98 | boxes | violations |
+|---|---|---|---|---|---|---|---|"""
+
+TAIL = """
+
+## Would the checks notice?
+
+`tests/laws/test_mutants.py` makes some 30 mistakes on purpose in the analysis (a dropped rounding term, a chord on the
+wrong side, a sign, inward rounding, another runtime's rounding, ...): each is caught. `tests/domains` compares the
+relaxation of one neuron, and `tests/engines/test_exact.py` the whole analysis of dense networks, with rational
+arithmetic. What the runtimes compute is a question of its own: [bit-exactness](bit-exactness.md).
+"""
+
 FIRST_SEED = 5_000_000  # none of the tests' seeds
 RUNTIMES = tuple(Runtime)
 
@@ -128,58 +173,20 @@ def exhaustive(name: str, boxes: int, session: Session) -> Grid:
 def report(parts: list[Part], grids: list[Grid], args: argparse.Namespace, seconds: float) -> str:
     total = sum(len(p.seen.violations) for p in parts) + sum(g.violations + g.wrong for g in grids)
     command = f"python -m benchmarks.soundness --networks {args.networks} --inputs {args.inputs} --boxes {args.boxes}"
-    lines = [
-        "# Soundness, measured",
-        "",
-        f"`{command} --write docs/soundness.md`",
-        "",
-        f"Installed runtime: ai-edge-litert {runtime_version()}; CPU features: {', '.join(cpu_features()) or 'unknown'}; "
-        f"{seconds:.0f} s of CPU on one core.",
-        "",
-        f"**Violations: {total}.** Nothing here is compared with a tolerance: quantized values are exact, float32 values are",
-        "float32 numbers of two evaluation orders and of LiteRT itself, and real ones are executed in 80-bit arithmetic, where",
-        "only an excess beyond that execution's own error (2^-58 of the largest value) counts.",
-        "",
-        "## Every bound of every value",
-        "",
-        "Random networks of 1 to 20 operators (dense layers, convolutions, depthwise convolutions, residual sums, pools, means, padding,",
-        "rescaling, standalone ReLUs, sigmoids, softmax; int8, uint8 or float inputs; per-tensor and per-channel weights; float",
-        "weights within half a quantum of the quantized ones), and every operator alone. One random region per network and",
-        "runtime: boxes of codes, points, real-valued boxes; inputs are corners, ties of the input quantization with their",
-        "neighbours, and random ones. Compared: bounds of float value, quantized value, gap and codes of every intermediate value,",
-        "and the final bounds.",
-        "",
-        "| | models | regions (each in one of 3 runtimes) | inputs executed | values compared | violations |",
-        "|---|---|---|---|---|---|",
-    ]
+    runtime = f"ai-edge-litert {runtime_version()}, {', '.join(cpu_features())}"
+    lines = [HEAD.format(command=command, runtime=runtime, seconds=seconds, total=total)]
     lines += [
         f"| {p.name} | {p.models} | {p.tasks} | {p.inputs:,} | {p.seen.values:,} | {len(p.seen.violations)} |"
         for p in parts
     ]
-    lines += [
-        "",
-        "## The whole truth about tiny models",
-        "",
-        "Converted by the real converter, all inputs of the grid executed in each runtime, the float model in LiteRT itself. `DRA` and",
-        "`enumeration` are proven worst cases over the truth (largest of the three runtimes); the verdicts of the full chain are",
-        "asked at 1.02 and 0.98 times the truth in each runtime. The last columns compare the analysis with the truth on random",
-        "boxes, segments and points of the grid.",
-        "",
-        "| model | inputs | truth | DRA | enumeration | pass at 1.02, fail at 0.98 | boxes | violations |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    lines.append(GRIDS)
     for g in grids:
         ratio = [max(b / t for b, t in zip(v, g.truth, strict=True)) for v in (g.dra, g.enumerated)]
         lines.append(
             f"| {g.name} | {g.inputs:,} | {max(g.truth):.4g} | {ratio[0]:.2f}x | {ratio[1]:.5f}x "
             f"| {6 - g.wrong} of 6 | {g.boxes} | {g.violations} |"
         )
-    lines += [
-        "",
-        "`tests/laws/test_mutants.py` makes mistakes on purpose in the analysis: these checks find every one of them.",
-        "",
-    ]
-    return "\n".join(lines)
+    return "\n".join(lines) + TAIL
 
 
 def main() -> int:
