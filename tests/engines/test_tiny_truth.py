@@ -88,15 +88,14 @@ def test_enumeration_contains_litert_itself(name: str, session: Session) -> None
 
         y, _ = interpret((MODELS / ENTRIES[name]["float"]).read_bytes(), t.inputs.x[rows], runtime)
         gap = t.quantized(runtime)[rows].astype(np.longdouble) - y.reshape(len(y), -1)
-        for floats in ("float32",):
-            found = Enumerate().run(t.task(cell, runtime, floats), [], Budget(), session)
+        exact = t.quantized(runtime)[rows].astype(np.longdouble) - t.real[rows]
+        for floats, truth, error in (("float32", gap, 0.0), ("real", exact, EXACT)):
+            found = Enumerate().run(t.task(cell, runtime, floats), [], Budget(), session)  # type: ignore[arg-type]
             assert isinstance(found[0], Bound)
-            assert outside(found[0].lower, found[0].upper, gap) == 0
+            assert outside(found[0].lower, found[0].upper, truth, error) == 0
 
 
-@pytest.mark.parametrize(
-    "name", ["dense_deep-int8", "conv_stride-int8", "dense_4-float_io"]
-)
+@pytest.mark.parametrize("name", ["dense_deep-int8", "conv_stride-int8", "dense_4-float_io"])
 @pytest.mark.parametrize("floats", ["float32", "real"])
 def test_execute_at_points(name: str, floats: str, session: Session) -> None:
     t = tiny(name)

@@ -157,3 +157,22 @@ def test_outward_rounding_is_not_idle() -> None:
         caught += bool(own.violations)
         assert (s.float.lo <= fits.lo).all()
     assert caught >= 5
+
+
+def test_the_pair_that_ends_at_the_logits() -> None:
+    """Cut before the final softmax or sigmoid: the same values, and final bounds of the logits."""
+    seen, cut = Seen(), 0
+    for seed in range(40):
+        pair = random_pair(seed).pair
+        logits = pair.at("logits")
+        if logits.output == pair.output:
+            continue
+        cut += 1
+        rng = np.random.default_rng(seed)
+        codec = codec_of(pair, rng)
+        for runtime in RUNTIMES:
+            task = task_of(logits, grid_cell(pair, codec, rng), codec, runtime, "float32" if seed % 2 else "real")
+            a = check(task, samples(task, rng, 40), Settings(), seen)
+            assert max(k for k in a.states if k < len(pair.values)) <= logits.output
+    assert not seen.violations, seen.violations[:5]
+    assert cut > 10
