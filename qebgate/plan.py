@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
+from qebgate._version import __version__
 from qebgate.adapters import load_model
 from qebgate.adapters.data import fit_rows, load_rows
+from qebgate.adapters.fixed_point import FixedPoint, build
+from qebgate.adapters.npz import read_npz
 from qebgate.errors import DataError, ModelError, PolicyError, printable
 from qebgate.ir.align import align
 from qebgate.ir.graph import Graph
@@ -17,7 +21,7 @@ from qebgate.ir.pair import Pair
 from qebgate.ir.tensor import Array
 from qebgate.policy import PolicyFile
 from qebgate.policy.load import did_you_mean
-from qebgate.policy.model import BallSpec, BoxSpec, CheckSpec, ModelSpec, PointsSpec, RegionSpec
+from qebgate.policy.model import BallSpec, BoxSpec, CheckSpec, FixedPointSpec, ModelSpec, PointsSpec, RegionSpec
 from qebgate.properties import Property
 from qebgate.regions import Cell, InputCodec, Instance, Preprocess, Region, expand
 from qebgate.result import CheckError, RuntimeInfo
@@ -26,7 +30,7 @@ from qebgate.task import Budget
 from qebgate.verdict import NothingCheckedError, Require
 
 EFFORT: dict[str, Budget] = {
-    "quick": Budget(enumerate=1 << 14, dra=2e10, falsify=1024, milp=0.0),
+    "quick": Budget(enumerate=1 << 14, dra=2e10, slopes=0, falsify=1024, milp=0.0),
     "standard": Budget(),
     "deep": Budget(enumerate=1 << 24, dra=2e12, falsify=1 << 16, milp=200.0),
 }
@@ -119,7 +123,7 @@ class _Planner:
 
     source: PolicyFile
     graphs: dict[Path, Graph] = field(default_factory=dict[Path, Graph])
-    pairs: dict[tuple[Path, Path], Pair] = field(default_factory=dict[tuple[Path, Path], Pair])
+    pairs: dict[tuple[Path, object], Pair] = field(default_factory=dict[tuple[Path, object], Pair])
     rows: dict[tuple[Path, str | None], Array] = field(default_factory=dict[tuple[Path, str | None], Array])
 
     def check(self, spec: CheckSpec, position: int) -> PlannedCheck:
@@ -140,19 +144,13 @@ class _Planner:
             e.where = f"{self.source.where('regions', spec.region)}" + (f": {e.where}" if e.where else "")
             raise
         guard = policy.guard
-        effort = EFFORT[spec.effort]
-        budget = Budget(
-            effort.enumerate,
-            effort.dra,
-            effort.falsify,
-            effort.milp,
-            guard.per_task_seconds,
-            guard.memory_bytes,
-            effort.seed,
+        budget = replace(
+            EFFORT[spec.effort], seconds=guard.per_task_seconds, memory=guard.memory_bytes
         )
         engines = None if spec.engines == "auto" else tuple(spec.engines)
         version = runtime_version()
-        infos = [RuntimeInfo(name, version) for name in model.runtimes]
+        own = None if model.fixed_point is None else f"(qebgate {__version__})"
+        infos = [RuntimeInfo(name, own or version) for name in model.runtimes]
         jobs = tuple(
             Job(
                 spec.id, head, i.cell, codec, prop, outputs, Runtime(info.name), info, model.float_semantics,
@@ -170,12 +168,28 @@ class _Planner:
         return self.graphs[path]
 
     def _pair(self, model: ModelSpec) -> Pair:
-        key = self.source.resolve(model.float_), self.source.resolve(model.quantized)
-        if key not in self.pairs:
-            self.pairs[key] = align(self._graph(key[0]), self._graph(key[1]))
-        return self.pairs[key]
+        path = self.source.resolve(model.float_file)
+        if isinstance(model.quantized, str):
+            quantized = self.source.resolve(model.quantized)
+            key = path, quantized
+            if key not in self.pairs:
+                self.pairs[key] = align(self._graph(path), self._graph(quantized))
+            return self.pairs[key]
+        how, scale = _fixed_point(model.quantized.fixed_point), _input_scale(model)
+        made = path, (how, scale)
+        if made not in self.pairs:
+            self.pairs[made] = align(*build(read_npz(path), how, scale))
+        return self.pairs[made]
 
     def _codec(self, spec: CheckSpec, model: ModelSpec, region: RegionSpec, pair: Pair) -> InputCodec:
+        if model.fixed_point is not None and region.domain == "real":
+            raise PolicyError(
+                "QEB249",
+                "networks in fixed point read integers: a region of real inputs means nothing to them",
+                where=self.source.where("regions", spec.region),
+                found=f"check {printable(spec.id)} has `domain: real`, the default",
+                fix="add `domain: grid` to the region",
+            )
         codec = InputCodec.of(pair.quantized, model.input_quantization)
         if codec.in_model and model.input_quantization is not None:
             raise PolicyError(
@@ -274,6 +288,17 @@ def _tuple(value: float | list[float]) -> tuple[float, ...]:
     return tuple(float(v) for v in value) if isinstance(value, list) else (float(value),)
 
 
+def _fixed_point(s: FixedPointSpec) -> FixedPoint:
+    i = s.input
+    return FixedPoint(
+        s.bits, s.weight_int_bits, s.bias_int_bits, s.activation_int_bits, i.bits, i.signed, i.int_bits
+    )  # fmt: skip
+
+
+def _input_scale(model: ModelSpec) -> Fraction | None:
+    return None if isinstance(model.float_, str) else model.float_.scale
+
+
 def _preprocess(model: ModelSpec) -> Preprocess:
     p = model.preprocess
     return Preprocess() if p is None else Preprocess(_tuple(p.scale), _tuple(p.mean), _tuple(p.std))
@@ -290,21 +315,29 @@ def _assumptions(
     cpu: str,
 ) -> tuple[str, ...]:
     """What the verdict is about, in words."""
-    words = [
-        f"covers {', '.join(str(i) for i in infos)} on {cpu}, and no other runtime or processor: their roundings differ"
-    ]
+    how = model.fixed_point
+    if how is not None:
+        scale = _input_scale(model) or _fixed_point(how).input_scale
+        words = [
+            "the network in fixed point has no deployed runtime: witnesses are replayed in qebgate's own exact evaluator",
+            f"both networks read the same integers, the float one times {scale}, "
+            f"the quantized one times {_fixed_point(how).input_scale}",
+        ]
+    else:
+        names = ", ".join(str(i) for i in infos)
+        words = [f"covers {names} on {cpu}, and no other runtime or processor: their roundings differ"]
     if model.float_semantics == "float32":
         words.append("the float reference is evaluated in float32, in any order of summation")
     else:
         words.append("the float reference is taken in exact real arithmetic")
     if codec.in_model:
         words.append("the quantized model quantizes its float input itself")
-    elif region.domain == "grid" and model.input_quantization is None:
+    elif how is None and region.domain == "grid" and model.input_quantization is None:
         words.append("data rows are quantized to the nearest code")
-    else:
+    elif how is None:
         ties = ", ties either way" if codec.mode == "nearest" else ""
-        how = "rounding to nearest" if codec.mode == "nearest" else "truncation"
-        words.append(f"the application quantizes inputs by {how}{ties}, and saturates")
+        by = "rounding to nearest" if codec.mode == "nearest" else "truncation"
+        words.append(f"the application quantizes inputs by {by}{ties}, and saturates")
     domain = (
         "every float32 input of the region"
         if region.domain == "real"

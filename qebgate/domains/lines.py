@@ -114,26 +114,59 @@ def _slope(dy: F64, dx: F64) -> F64:
     return np.where(np.isfinite(s), s, 0.0)
 
 
-def _best(xs: list[F64], ys: list[F64], slopes: list[F64], centre: F64) -> Line:
-    """Of the lines with the given slopes above the points (xs, ys), the lowest at the centre."""
-    x, y, s = np.stack(xs), np.stack(ys), np.stack(np.broadcast_arrays(*slopes))
-    prod = s[:, None] * x[None]
-    c = total(y[None], -prod).max(axis=1)
-    pick = np.argmin(c + s * centre, axis=0)[None]
-    return Line(np.take_along_axis(s, pick, 0)[0], np.take_along_axis(c, pick, 0)[0])
+@dataclass(frozen=True, slots=True, eq=False)
+class Breakpoints:
+    """Points ``x``, ``y`` [P, m] that decide every line of slope >= 0 above a function.
+
+    ``slopes`` [S, m] are those worth trying first.
+    """
+
+    x: F64
+    y: F64
+    slopes: F64
+
+    @classmethod
+    def of(cls, xs: list[F64], ys: list[F64], slopes: list[F64]) -> Breakpoints:
+        return cls(np.stack(xs), np.stack(ys), np.stack(np.broadcast_arrays(*slopes)))
+
+    def best(self, centre: F64) -> Line:
+        """Of the lines with the given slopes, the lowest at the centre."""
+        prod = self.slopes[:, None] * self.x[None]
+        c = total(self.y[None], -prod).max(axis=1)
+        pick = np.argmin(c + self.slopes * centre, axis=0)[None]
+        return Line(np.take_along_axis(self.slopes, pick, 0)[0], np.take_along_axis(c, pick, 0)[0])
+
+    def line(self, slope: F64) -> Line:
+        """The line of a given slope (>= 0) above all points."""
+        return Line(slope, total(self.y, -slope * self.x).max(axis=0))
+
+    def touched(self, slope: F64) -> F64:
+        """Where that line touches the function."""
+        at = np.argmax(self.y - slope * self.x, axis=0)[None]
+        return np.take_along_axis(self.x, at, 0)[0]
 
 
-def clamp_line(x: Interval, a: float, b: float) -> Line:
-    """Above ``clamp(x, a, b)``: breakpoints are the ends and the clamp's corners."""
+def clamp_points(x: Interval, a: float, b: float) -> Breakpoints:
+    """Of ``clamp(x, a, b)``: the ends and the clamp's corners."""
     pa, pb = np.clip(a, x.lo, x.hi), np.clip(b, x.lo, x.hi)
     xs = [x.lo, x.hi, pa, pb]
     fl, fu = np.clip(x.lo, a, b), np.clip(x.hi, a, b)
     slopes = [np.zeros_like(x.lo), np.ones_like(x.lo), _slope(fu - fl, x.width), _slope(fu - fl, pb - x.lo)]
-    return _best(xs, [np.clip(p, a, b) for p in xs], slopes, x.centre)
+    return Breakpoints.of(xs, [np.clip(p, a, b) for p in xs], slopes)
+
+
+def clamp_line(x: Interval, a: float, b: float) -> Line:
+    """Above ``clamp(x, a, b)``."""
+    return clamp_points(x, a, b).best(x.centre)
 
 
 def staircase_line(x: Interval, k: Interval, unit: float, above: F64) -> Line:
-    """Above ``unit * min(k.hi, max(k.lo, floor(x / unit + above)))``.
+    """Above the staircase of :func:`staircase_points`."""
+    return staircase_points(x, k, unit, above).best(x.centre)
+
+
+def staircase_points(x: Interval, k: Interval, unit: float, above: F64) -> Breakpoints:
+    """Of ``unit * min(k.hi, max(k.lo, floor(x / unit + above)))``.
 
     For a slope s >= 0 the supremum of ``staircase - s x`` is attained at the left end of a step.  Left
     ends lie on one straight line except the first, so three of them decide: the step at ``x.lo``, the
@@ -152,7 +185,7 @@ def staircase_line(x: Interval, k: Interval, unit: float, above: F64) -> Line:
     ys = [first * unit, second * unit, hi * unit]
     ones = np.ones_like(x.lo)
     slopes = [0 * ones, ones, _slope(ys[2] - ys[0], xs[2] - xs[0]), _slope(ys[2] - ys[0], x.width)]
-    return _best(xs, ys, slopes, x.centre)
+    return Breakpoints.of(xs, ys, slopes)
 
 
 def _relu_chord(x: Interval) -> tuple[F64, F64]:
@@ -183,12 +216,18 @@ def above(n: Neurons, h_below: Line | None = None) -> Activation:
     h = clamp_line(n.z, n.a, n.b)
     if n.unit is not None and n.k is not None:
         g = staircase_line(n.q, n.k, n.unit, n.above / n.unit)
-        g_hi = n.k.hi * n.unit
     else:
-        qp = n.rounded
-        g = clamp_line(qp, n.aq, n.bq)  # in zq' = zq + xi
+        g = clamp_line(n.rounded, n.aq, n.bq)  # in zq' = zq + xi
         g = Line(g.slope, total(g.intercept, g.slope * n.above))
-        g_hi = np.clip(qp.hi, n.aq, n.bq)
+    lines, delta = gap_lines(n, g, h_below)
+    pick = np.argmin(np.stack([_score(x, n) for x in lines]), axis=0)[None]
+    take = lambda name: np.take_along_axis(np.stack([getattr(x, name) for x in lines]), pick, 0)[0]  # noqa: E731
+    return Activation(h, g, GapLine(take("d"), take("z"), take("q"), take("intercept")), delta)
+
+
+def gap_lines(n: Neurons, g: Line, h_below: Line | None = None) -> tuple[list[GapLine], F64]:
+    """All candidates above delta, the last one constant, and that constant."""
+    g_hi = n.k.hi * n.unit if n.unit is not None and n.k is not None else np.clip(n.rounded.hi, n.aq, n.bq)
     if h_below is None:
         m = clamp_line(Interval(-n.z.hi, -n.z.lo), -n.b, -n.a)
         h_below = Line(m.slope, -m.intercept)
@@ -196,12 +235,11 @@ def above(n: Neurons, h_below: Line | None = None) -> Activation:
     delta = np.minimum.reduce(ends)
     zero = np.zeros_like(delta)
     lines.append(GapLine(zero, zero, zero, delta))
-    pick = np.argmin(np.stack([_score(x, n) for x in lines]), axis=0)[None]
-    take = lambda name: np.take_along_axis(np.stack([getattr(x, name) for x in lines]), pick, 0)[0]  # noqa: E731
-    return Activation(h, g, GapLine(take("d"), take("z"), take("q"), take("intercept")), delta)
+    return lines, delta
 
 
-SPREAD = 0.5
+SPREAD = 0.25
+"""Weight of a line's spread beside its height at the centre; 0.25 gave the tightest bounds (benchmarks/qebverif.py)."""
 
 
 def _score(line: GapLine, n: Neurons) -> F64:

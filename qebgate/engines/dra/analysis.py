@@ -21,6 +21,7 @@ from qebgate.engines.dra.forward import (
     max_pool,
     resolve,
 )
+from qebgate.engines.dra.slopes import tune
 from qebgate.numerics.rounding import F64
 
 ROWS = 48
@@ -68,6 +69,7 @@ class Analysis:
         self.backward = Backward(x)
         self.work_left = self.settings.work
         self._direct: set[int] = set()  # values whose entries are independent functions of one input each
+        self._affines: dict[int, Affine] = {}
         self._images: dict[int, tuple[int, int, int]] = {}
         self._below = 0.0  # multiply-adds of one row pushed from here to the root
         for k, layer in enumerate(self.layers):
@@ -88,6 +90,29 @@ class Analysis:
         """Final bounds of the gap at some entries of a value: both streams and the interval, intersected."""
         gap = self._final(output, index, self.states[output].delta, lambda one: Form(d=one))
         return gap.meet(self._final(output, index, gap, lambda one: Form(h=-one, g=one), picked=True))
+
+    def tuned(self, output: int, index: NDArray[np.intp], gap: Interval, wanted: float, iterations: int) -> Interval:
+        """``gap`` improved, side by side where it exceeds ``wanted``, with lines of its own for each side."""
+        lo, hi = gap.lo.copy(), gap.hi.copy()
+        sides = int((hi > wanted).sum() + (-lo > wanted).sum())
+        if 8 * self._below * iterations * sides > self.work_left:
+            return gap
+        for k, i in enumerate(index):
+            one = np.zeros((1, self.states[output].size))
+            one[0, i] = 1.0
+            if hi[k] > wanted:
+                hi[k] = min(hi[k], self._tune(output, Form(d=one), iterations))
+            if -lo[k] > wanted:
+                lo[k] = max(lo[k], -self._tune(output, Form(d=-one), iterations))
+        return Interval(lo, hi)
+
+    def _tune(self, output: int, form: Form, iterations: int) -> float:
+        self.pulse()
+        facts = {o: (layer, self.pre[o], [self.states[i] for i in layer.inputs]) for o, layer in self._affines.items()}
+        best = Backward(self.root)
+        for layer in tune(self.backward.layers, facts, self.root, (output, form), iterations):
+            best.push(layer)
+        return float(best.value(output, form)[0])
 
     def float_value(self, output: int, index: NDArray[np.intp]) -> Interval:
         """Final bounds of the float value at some entries."""
@@ -121,6 +146,7 @@ class Analysis:
         out, over, under = activate(layer, pre, inputs)
         self.states[layer.output] = out
         self.pre[layer.output] = pre
+        self._affines[layer.output] = layer
         self.backward.push(resolve(layer, pre, inputs, out, over, under))
         self._below += 2.0 * layer.macs
         if (
@@ -208,7 +234,8 @@ class Analysis:
                 "d": [(d, Pre(d=one, crop=crop)), (d, Pre(z=-one, q=one, crop=crop))],
             }
             for (lo, hi), form in forms[kind]:
-                minus = Pre(*(None if c is None else -c for c in (form.z, form.q, form.d)), crop)
+                z_, q_, d_ = (None if c is None else -c for c in (form.z, form.q, form.d))
+                minus = Pre(z_, q_, d_, crop)
                 hi[part] = np.minimum(hi[part], self.backward.before(shell, form))
                 lo[part] = np.maximum(lo[part], -self.backward.before(shell, minus))
         zi, qi, di = tighten(Interval(*z), Interval(*q), Interval(*d))

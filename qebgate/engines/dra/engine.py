@@ -26,5 +26,8 @@ class Dra:
         p = program(task)
         tick = lambda done, total: session.progress(self.name, done, total)  # noqa: E731
         a = Analysis(p.layers, p.box, Settings(work=budget.dra), tick, Guard(budget)).run()
-        gap = a.gap(p.output, np.asarray(task.outputs, dtype=np.intp))
+        index = np.asarray(task.outputs, dtype=np.intp)
+        gap = a.gap(p.output, index)
+        if budget.slopes and task.prop.of_box(gap.lo, gap.hi) > task.prop.limit:
+            gap = a.tuned(p.output, index, gap, task.prop.limit * task.prop.unit, budget.slopes)
         return [Bound(gap.lo, gap.hi, "certified", self.name, time.monotonic() - start)]

@@ -116,10 +116,11 @@ def _quanta(x: F64, unit: F64 | float, dev: F64 | float, sign: int) -> F64:
     return up(y + err) if sign > 0 else down(y - err)
 
 
-def activate(layer: Affine, pre: PreActivation, inputs: Sequence[Gap]) -> tuple[Gap, Activation, Activation]:
-    """The layer's output intervals, and its lines from above and (mirrored back) from below."""
+def neurons(
+    layer: Affine, pre: PreActivation, inputs: Sequence[Gap]
+) -> tuple[Neurons, Interval, tuple[I64, I64] | None]:
+    """What is known of the layer's neurons, the interval of their quantized outputs, and its codes."""
     a, b = layer.float_range
-    h = pre.z.clamp(a, b)
     grid = layer.grid
     if grid is not None:
         codes = codes_of(layer, grid, pre.q, inputs)
@@ -131,6 +132,13 @@ def activate(layer: Affine, pre: PreActivation, inputs: Sequence[Gap]) -> tuple[
         aq, bq = layer.quantized_range
         g = pre.q.widened(pre.below, pre.above).clamp(aq, bq)
     n = Neurons(pre.z, pre.q, pre.d, a, b, aq, bq, pre.below, pre.above, grid.unit if grid else None, k)
+    return n, g, codes
+
+
+def activate(layer: Affine, pre: PreActivation, inputs: Sequence[Gap]) -> tuple[Gap, Activation, Activation]:
+    """The layer's output intervals, and its lines from above and (mirrored back) from below."""
+    n, g, codes = neurons(layer, pre, inputs)
+    h = pre.z.clamp(n.a, n.b)
     over, under = above(n), above(n.mirrored())
     delta = Interval(-under.delta, over.delta)
     h, g, delta = tighten(h, g, delta)
