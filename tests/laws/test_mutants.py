@@ -23,14 +23,14 @@ from qebgate.errors import InternalError
 from qebgate.ops import add, averages, fully_connected, linear, max_pool_2d, movement, squashing
 from qebgate.ops import base as ops_base
 from qebgate.regions.cell import InputCodec
-from qebgate.runtimes.profiles import Runtime
+from qebgate.runtimes.profiles import DEPLOYED, Runtime
 from tests.engines.exact import evaluate, violations
 from tests.engines.test_exact import analysis as exact_analysis
 from tests.engines.test_exact import inputs as exact_inputs
 from tests.laws.contain import Seen, check, samples
 from tests.laws.pairs import grid_cell, one_operator, random_pair, real_cell, task_of
 
-RUNTIMES = tuple(Runtime)
+RUNTIMES = DEPLOYED
 Patch = pytest.MonkeyPatch
 
 
@@ -241,7 +241,7 @@ def _branch_forgotten(m: Patch) -> None:
 
 
 def _root_swapped(m: Patch) -> None:
-    m.setattr(backward, "_Run", type("Swapped", (backward._Run,), {"__init__": _swapped_init}))
+    m.setattr(backward, "Run", type("Swapped", (backward.Run,), {"__init__": _swapped_init}))
 
 
 def _swapped_init(self, root, rows) -> None:

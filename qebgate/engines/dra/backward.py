@@ -141,7 +141,7 @@ class Backward:
     def before(self, layer: Resolved, pre: Pre) -> F64:
         """Upper bounds [R] of forms over the pre-activations of a layer that is not pushed yet."""
         rows = next(c for c in (pre.z, pre.q, pre.d) if c is not None).shape[0]
-        run = _Run(self.root, rows)
+        run = Run(self.root, rows)
         run.terms = max(self._terms, layer.terms + layer.bf.size)
         if pre.crop is None:
             run.through(layer, pre, None)
@@ -151,15 +151,15 @@ class Backward:
             run.through(part[0], pre, part[1])
         return self._finish(run)
 
-    def value(self, output: int, form: Form) -> F64:
-        """Upper bounds [R] of forms over a resolved value."""
+    def value(self, output: int, form: Form, run: Run | None = None) -> F64:
+        """Upper bounds [R] of forms over a resolved value.  ``run`` may watch how they come about."""
         rows = next(c for c in (form.h, form.g, form.d) if c is not None).shape[0]
-        run = _Run(self.root, rows)
+        run = run or Run(self.root, rows)
         run.live[output] = form
         run.terms = self._terms
         return self._finish(run)
 
-    def _finish(self, run: _Run) -> F64:
+    def _finish(self, run: Run) -> F64:
         for layer in reversed(self.layers):
             form = run.live.pop(layer.output, None)
             if form is not None:
@@ -167,7 +167,7 @@ class Backward:
         return run.concretise(self._scale)
 
 
-class _Run:
+class Run:
     """One pass from some forms down to the root."""
 
     def __init__(self, root: Interval, rows: int) -> None:
