@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 
@@ -11,13 +12,17 @@ from numpy.typing import NDArray
 from qebgate.engines.concrete import Inputs, Session, gaps
 from qebgate.engines.dra.analysis import Settings
 from qebgate.engines.guard import Guard
+from qebgate.engines.reached import Reached, Uncovered
 from qebgate.engines.reference import reference_error
 from qebgate.evidence import Bound, Evidence, Stopped
+from qebgate.numerics.fixed_point import I64
 from qebgate.numerics.rounding import down, up
 from qebgate.regions.cell import Cell
 from qebgate.task import Budget, Task
 
 BATCH_BYTES = 1 << 25
+LEAST_REACHED = 1 << 12
+"""Regions of fewer inputs are executed on the whole networks: restricting them would take longer."""
 
 
 class Enumerate:
@@ -41,15 +46,19 @@ class Enumerate:
         lo, hi = np.full(k, np.inf), np.full(k, -np.inf)
         worst: tuple[float, Inputs] | None = None
         done, guard = 0, Guard(budget)
-        for codes in all_codes(task.cell, batch(task)):
-            inputs = Inputs.of_codes(task, codes)
-            gap = gaps(task, inputs)
-            lo, hi = np.minimum(lo, gap.min(axis=0)), np.maximum(hi, gap.max(axis=0))
-            size = np.abs(gap).max(axis=1)
-            row = int(np.argmax(size))
-            if worst is None or size[row] > worst[0]:
-                worst = (float(size[row]), inputs.take(slice(row, row + 1)))
-            done += len(inputs)
+        small = None if total < LEAST_REACHED else reached(task)
+        parts = all_codes(task.cell, batch(task)) if small is None else box_codes(small.lo, small.hi, small.rows)
+        for codes in parts:
+            gap = small.gaps(codes) if small is not None else gaps(task, Inputs.of_codes(task, codes))
+            least, most = gap.min(axis=0), gap.max(axis=0)
+            np.minimum(lo, least, out=lo)
+            np.maximum(hi, most, out=hi)
+            size = float(max(-least.min(), most.max()))
+            if worst is None or size > worst[0]:
+                row = int(np.argmax(np.abs(gap).max(axis=1)))
+                whole = codes[row : row + 1] if small is None else small.whole(codes[row : row + 1])
+                worst = (size, Inputs.of_codes(task, whole))
+            done += len(codes)
             session.progress(self.name, done, total)
             guard()
         assert worst is not None and done == total
@@ -67,14 +76,31 @@ def batch(task: Task) -> int:
 
 def all_codes(cell: Cell, size: int) -> Iterator[NDArray[np.int32]]:
     """Every code tensor of a grid cell, ``[<= size, *shape]`` at a time, in mixed-radix order."""
-    assert cell.codes is not None and cell.count is not None
+    assert cell.codes is not None
     lo, hi = (c.ravel().astype(np.int64) for c in cell.codes)
     free = np.flatnonzero(hi > lo)
-    width = (hi - lo + 1)[free]
-    for first in range(0, cell.count, size):
-        number = np.arange(first, min(first + size, cell.count), dtype=np.int64)
-        codes = np.broadcast_to(lo, (number.size, lo.size)).copy()
-        for i, w in zip(free, width, strict=True):
-            codes[:, i] += number % w
-            number //= w
+    for part in box_codes(lo[free], hi[free], size):
+        codes = np.broadcast_to(lo, (len(part), lo.size)).copy()
+        codes[:, free] = part
         yield codes.reshape(-1, *cell.codes[0].shape).astype(np.int32)
+
+
+def box_codes(lo: I64, hi: I64, size: int) -> Iterator[I64]:
+    """Every point ``[k]`` of a box of integers, ``[<= size, k]`` at a time, in mixed-radix order."""
+    width = hi - lo + 1
+    total = math.prod(width.tolist())
+    for first in range(0, total, size):
+        number = np.arange(first, min(first + size, total), dtype=np.int64)
+        codes = np.empty((number.size, lo.size), np.int64)
+        for i, w in enumerate(width.tolist()):
+            np.add(number % w, lo[i], out=codes[:, i])
+            number //= w
+        yield codes
+
+
+def reached(task: Task) -> Reached | None:
+    """The sub-network that the free inputs reach; None where it cannot be restricted."""
+    try:
+        return Reached(task)
+    except Uncovered:
+        return None

@@ -1,0 +1,187 @@
+"""The restricted networks against the whole ones: codes bit for bit, floats within their own roundoff."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qebgate.adapters.tflite.reader import read_tflite
+from qebgate.engines import enumerate as enumeration
+from qebgate.engines import restricted
+from qebgate.engines.concrete import Inputs, Session, float_outputs, gaps, quantized_outputs
+from qebgate.engines.enumerate import Enumerate, all_codes, box_codes
+from qebgate.engines.reached import Reached
+from qebgate.engines.staircase import Staircase
+from qebgate.evidence import Bound, Witness
+from qebgate.ir.align import align
+from qebgate.ir.pair import Pair
+from qebgate.regions.cell import Cell, InputCodec
+from qebgate.runtimes.profiles import DEPLOYED, Runtime
+from qebgate.semantics.accumulate import requantize
+from qebgate.task import Budget, Task
+from tests.engines.tiny import ENTRIES, tiny
+from tests.laws.pairs import codec_of, one_operator, random_pair, task_of
+from tests.semantics.cases import Rng
+
+DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits" / "models"
+OPERATORS = (
+    "ADD", "AVERAGE_POOL_2D", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "LOGISTIC", "MAX_POOL_2D", "MEAN",
+    "PAD", "QUANTIZE", "DEQUANTIZE", "RELU", "RELU6", "RESHAPE", "SOFTMAX", "TANH",
+)  # fmt: skip
+
+
+def few_free(pair: Pair, rng: Rng, most: int = 8) -> Cell:
+    """A box of codes with a few free inputs, by little or by much."""
+    codec = codec_of(pair)
+    least, top = codec.dtype.code_range
+    shape = pair.quantized.input.shape
+    lo = rng.integers(least, top + 1, shape)
+    hi = lo.copy()
+    for i in rng.choice(lo.size, min(most, lo.size), replace=False):
+        r = int(rng.choice([1, 3, 10, 300]))
+        lo.reshape(-1)[i] = max(least, int(lo.reshape(-1)[i]) - r)
+        hi.reshape(-1)[i] = min(top, int(hi.reshape(-1)[i]) + r)
+    lo, hi = lo.astype(np.int32), hi.astype(np.int32)
+    real = lambda c: codec.grid(c).astype(np.float64)  # noqa: E731
+    return Cell(real(lo), real(hi), (lo, hi), 0, real(lo))
+
+
+def sample(cell: Cell, rng: Rng, count: int) -> np.ndarray:
+    """Corners first, then anything."""
+    assert cell.codes is not None
+    lo, hi = cell.codes
+    codes = rng.integers(lo, hi + 1, (count, *lo.shape))
+    codes[: count // 2] = np.where(rng.random((count // 2, *lo.shape)) < 0.5, lo, hi)
+    return codes
+
+
+def compare(task: Task, rng: Rng, count: int = 60) -> None:
+    """Quantized outputs equal, float outputs within both executions' roundoff of another order of summation."""
+    small = Reached(task)
+    codes = sample(task.cell, rng, count)
+    free = codes.reshape(count, -1)[:, small.free]
+    inputs = Inputs.of_codes(task, codes)
+    np.testing.assert_array_equal(small.whole(free), codes)
+    np.testing.assert_array_equal(small.quantized(free), quantized_outputs(task, inputs))
+    f, g = small.floats(free), float_outputs(task, inputs)
+    assert np.abs(f - g).max() <= 2.0**-40 * max(1.0, float(np.abs(g).max()))
+    np.testing.assert_array_equal(small.gaps(free), small.quantized(free) - f)
+
+
+@pytest.mark.parametrize("runtime", DEPLOYED)
+@pytest.mark.parametrize("seed", range(25))
+def test_random_networks(seed: int, runtime: Runtime) -> None:
+    pair, rng = random_pair(seed).pair, np.random.default_rng(seed)
+    compare(task_of(pair, few_free(pair, rng), codec_of(pair), runtime), rng)
+
+
+@pytest.mark.parametrize("runtime", DEPLOYED)
+@pytest.mark.parametrize("op", OPERATORS)
+def test_every_operator(op: str, runtime: Runtime) -> None:
+    for seed in range(4):
+        pair, rng = one_operator(op, seed).pair, np.random.default_rng(seed)
+        compare(task_of(pair, few_free(pair, rng), codec_of(pair), runtime), rng)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_operators_executed_as_a_whole(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the dense matrix would be too large."""
+    monkeypatch.setattr(restricted, "_MAX_ENTRIES", 0)
+    pair, rng = random_pair(seed).pair, np.random.default_rng(seed)
+    compare(task_of(pair, few_free(pair, rng), codec_of(pair), Runtime.BUILTIN), rng)
+
+
+@pytest.mark.parametrize("runtime", DEPLOYED)
+@pytest.mark.parametrize("name", list(ENTRIES)[::4])
+def test_converted_models(name: str, runtime: Runtime) -> None:
+    t, rng = tiny(name), np.random.default_rng(5)
+    compare(t.task(t.whole, runtime), rng, 500)
+    compare(t.task(few_free(t.pair, rng, 2), runtime), rng)
+
+
+@pytest.mark.parametrize("runtime", DEPLOYED)
+@pytest.mark.parametrize("names", [("mlp_float", "mlp_int8"), ("mlp_float", "mlp_int8_float_io"),
+                                   ("mlp_qat_float", "mlp_qat_int8"), ("cnn_float", "cnn_int8")])  # fmt: skip
+@pytest.mark.parametrize("head", ["output", "logits"])
+def test_digits(names: tuple[str, str], head: str, runtime: Runtime) -> None:
+    pair = align(*(read_tflite(DIGITS / f"{n}.tflite") for n in names)).at(head)  # type: ignore[arg-type]
+    rng = np.random.default_rng(7)
+    for free in (1, 5, 12, 64):
+        compare(task_of(pair, few_free(pair, rng, free), InputCodec.of(pair.quantized, "nearest"), runtime), rng)
+
+
+@pytest.mark.parametrize("runtime", DEPLOYED)
+def test_enumeration_of_a_cnn_is_that_of_the_whole_network(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = align(*(read_tflite(DIGITS / f"{n}.tflite") for n in ("cnn_float", "cnn_int8"))).at("logits")
+    codec = InputCodec.of(pair.quantized, "nearest")
+    lo = np.random.default_rng(2).integers(-100, 100, pair.quantized.input.shape).astype(np.int32)
+    hi = lo.copy()
+    hi.reshape(-1)[[3, 20, 21, 40, 60]] += 5
+    real = lambda c: codec.grid(c).astype(np.float64)  # noqa: E731
+    task = task_of(pair, Cell(real(lo), real(hi), (lo, hi), 0, real(lo)), codec, runtime)
+    with Session() as session:
+        bound, witness = Enumerate().run(task, [], Budget(), session)
+        monkeypatch.setattr(enumeration, "LEAST_REACHED", 1 << 60)
+        other, _ = Enumerate().run(task, [], Budget(), session)
+    assert isinstance(bound, Bound)
+    assert isinstance(other, Bound)
+    assert isinstance(witness, Witness)
+    # sound: every input's gap, executed on the whole network, is inside
+    gap = np.concatenate([gaps(task, Inputs.of_codes(task, c)) for c in all_codes(task.cell, 1024)])
+    assert len(gap) == 6**5
+    assert (bound.lower <= gap).all()
+    assert (gap <= bound.upper).all()
+    # and no wider than the roundoff of the float side
+    assert np.abs(bound.upper - other.upper).max() < 1e-12
+    assert np.abs(bound.lower - other.lower).max() < 1e-12
+    assert np.abs(witness.gap).max() == pytest.approx(np.abs(gap).max(), abs=1e-5)
+
+
+def test_box_codes_once_each() -> None:
+    lo, hi = np.array([-3, 5, 0]), np.array([1, 5, 6])
+    got = np.concatenate(list(box_codes(lo, hi, 4)))
+    assert Counter(map(tuple, got.tolist())).most_common(1)[0][1] == 1
+    assert len(got) == 35
+    assert (got >= lo).all()
+    assert (got <= hi).all()
+
+
+@pytest.mark.parametrize("runtime", DEPLOYED)
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize("single", [True, False])
+def test_staircases_at_every_accumulator(runtime: Runtime, dense: bool, single: bool) -> None:
+    """All integers of a range, multipliers from tiny to above one, saturation at both ends."""
+    rng = np.random.default_rng(11)
+    seen = 0
+    for trial in range(30):
+        columns = 7
+        s_w = (10.0 ** rng.uniform(-4, 0.3, columns)).astype(np.float32).astype(np.float64)
+        centre = np.round(rng.uniform(-300, 300, columns) / s_w).astype(np.int64)
+        radius = int(rng.choice([3, 50, 2000, 40_000]))
+        tail = None if dense else rng.random(columns) < 0.5
+
+        def exact(g: np.ndarray, c: np.ndarray, s_w=s_w, centre=centre, tail=tail) -> np.ndarray:
+            pick = tail[c] if tail is not None else None
+            codes = requantize(
+                centre[c] + g, 1.0, s_w[c], 1.0, 3, (-128, 127), runtime, dense=dense, tail=pick
+            )  # fmt: skip
+            return codes.astype(np.int64) - 5
+
+        lo, hi = np.full(columns, -radius), np.full(columns, radius - 1)
+        moving = np.flatnonzero(exact(hi, np.arange(columns)) > exact(lo, np.arange(columns)))
+        if moving.size < 2:  # a single scale has a form of its own
+            continue
+        stairs = Staircase(
+            lambda g, c, e=exact, m=moving: e(g, m[c]), lo[moving], hi[moving], s_w[moving],
+            np.float32 if single else np.float64,
+        )  # fmt: skip
+        g = np.broadcast_to(np.arange(-radius, radius)[:, None], (2 * radius, moving.size))
+        got = g.astype(np.float32 if single else np.float64)
+        stairs.apply(got)
+        # per-column scales only: what is compared is the table itself
+        np.testing.assert_array_equal(got, exact(g, moving), err_msg=f"trial {trial}")
+        seen += 1
+    assert seen > 10
