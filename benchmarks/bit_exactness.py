@@ -23,7 +23,7 @@ from qebgate.adapters.tflite.reader import read_tflite
 from qebgate.errors import ModelError
 from qebgate.ir.graph import Graph
 from qebgate.ir.tensor import DType
-from qebgate.runtimes.profiles import Runtime
+from qebgate.runtimes.profiles import DEPLOYED
 from qebgate.runtimes.replay import Limits, Replayer, cpu_features, runtime_version
 from qebgate.semantics.execute import run_int
 from tests.semantics.cases import CASES, codes
@@ -62,7 +62,7 @@ def operators(outputs: int) -> list[Row]:
                 load(case.model)
             except ModelError:
                 continue  # an ADD whose sum would overflow is refused
-            results = [compare(case, r) for r in Runtime]
+            results = [compare(case, r) for r in DEPLOYED]
             row.add([r.outputs for r in results], [r.mismatches for r in results])
             taken += results[2].delegated
             wrong += not all(r.delegation_agrees for r in results)
@@ -84,8 +84,8 @@ def networks(count: int) -> Row:
             graph = load(case.model)
         except ModelError:
             continue  # the generator pooled or strode an image away
-        theirs = [interpret(case.model, case.x, r)[0] for r in Runtime]
-        ours = [run_int(graph, case.x, r)[graph.outputs[0]] for r in Runtime]
+        theirs = [interpret(case.model, case.x, r)[0] for r in DEPLOYED]
+        ours = [run_int(graph, case.x, r)[graph.outputs[0]] for r in DEPLOYED]
         row.add([t.size for t in theirs], [int((a != t).sum()) for a, t in zip(ours, theirs, strict=True)])
     print(row, flush=True)
     return row
@@ -126,7 +126,7 @@ def whole_model(path: Path, graph: Graph, n: int, label: str) -> Row:
     x = inputs_of(path, graph, n)
     outputs, mismatches = [], []
     seconds = 0.0
-    for runtime in Runtime:
+    for runtime in DEPLOYED:
         size = bad = 0
         for head in (None, logits_of(graph)):
             if head is None and size:

@@ -27,7 +27,7 @@ from qebgate.engines.dra.engine import Dra
 from qebgate.engines.enumerate import Enumerate
 from qebgate.evidence import Bound
 from qebgate.ops.registry import LOWERINGS
-from qebgate.runtimes.profiles import Runtime
+from qebgate.runtimes.profiles import DEPLOYED
 from qebgate.runtimes.replay import cpu_features, runtime_version
 from qebgate.task import Budget
 from qebgate.verdict import judge
@@ -81,7 +81,7 @@ arithmetic. What the runtimes compute is a question of its own: [bit-exactness](
 """
 
 FIRST_SEED = 5_000_000  # none of the tests' seeds
-RUNTIMES = tuple(Runtime)
+RUNTIMES = DEPLOYED
 
 
 @dataclass

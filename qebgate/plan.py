@@ -144,9 +144,7 @@ class _Planner:
             e.where = f"{self.source.where('regions', spec.region)}" + (f": {e.where}" if e.where else "")
             raise
         guard = policy.guard
-        budget = replace(
-            EFFORT[spec.effort], seconds=guard.per_task_seconds, memory=guard.memory_bytes
-        )
+        budget = replace(EFFORT[spec.effort], seconds=guard.per_task_seconds, memory=guard.memory_bytes)
         engines = None if spec.engines == "auto" else tuple(spec.engines)
         version = runtime_version()
         own = None if model.fixed_point is None else f"(qebgate {__version__})"
@@ -317,11 +315,11 @@ def _assumptions(
     """What the verdict is about, in words."""
     how = model.fixed_point
     if how is not None:
-        scale = _input_scale(model) or _fixed_point(how).input_scale
+        own = _fixed_point(how).input_scale
+        scale = _input_scale(model) or own
         words = [
-            "the network in fixed point has no deployed runtime: witnesses are replayed in qebgate's own exact evaluator",
-            f"both networks read the same integers, the float one times {scale}, "
-            f"the quantized one times {_fixed_point(how).input_scale}",
+            "networks in fixed point have no deployed runtime: witnesses are replayed in qebgate's exact evaluator",
+            f"both networks read the same integers: times {scale} (float), times {own} (quantized)",
         ]
     else:
         names = ", ".join(str(i) for i in infos)

@@ -90,6 +90,27 @@ def fit_rows(rows: Array, shape: tuple[int, ...], where: str | None = None) -> A
     )
 
 
+def load_arrays(data: bytes, where: str, most: int) -> dict[str, Array]:
+    """All arrays of an .npz file's bytes, read-only and finite; raises DataError (also for more than ``most``)."""
+    if data[:4] not in (b"PK\x03\x04", b"PK\x05\x06"):
+        if data[:1] == b"\x80":
+            raise _pickled(where)
+        raise DataError("QEB443", "the file is not an .npz file", where=where, fix="save it with numpy.savez")
+    _check_directory(data, where)
+    try:
+        with zipfile.ZipFile(BytesIO(data)) as z:
+            names = [e.filename for e in z.infolist()]
+            total = sum(e.file_size for e in z.infolist())
+    except _ZIP_ERRORS as e:
+        raise DataError("QEB449", "the .npz file is damaged", where=where, found=printable(e)) from None
+    if len(names) > most or total > MAX_BYTES:
+        found = f"{len(names)} arrays of {total} bytes; at most {most} of {MAX_BYTES}"
+        raise DataError("QEB447", "the .npz file is too large", where=where, found=found)
+    if not all(n.endswith(".npy") for n in names):
+        raise DataError("QEB449", "the .npz file holds other files than arrays", where=where)
+    return {n[:-4]: _from_npz(data, n[:-4], where) for n in names}
+
+
 @dataclass(frozen=True, slots=True)
 class _Header:
     dtype: np.dtype[np.generic]

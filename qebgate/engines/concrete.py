@@ -123,7 +123,14 @@ class Session:
         return self._content[source.sha256]
 
     def outputs(self, graph: Graph, x: Array, runtime: Runtime) -> F64:
-        """Real outputs ``[B, n]`` of a graph in the installed runtime."""
+        """Real outputs ``[B, n]`` of a graph in the installed runtime.
+
+        Models in fixed point have none: they are evaluated here, the float side in float32.
+        """
+        if runtime is Runtime.FIXED_POINT:
+            exact = graph.is_quantized
+            y = run_int(graph, x, runtime) if exact else run_float(graph, x, dtype=np.float32)
+            return real_values(graph, y[graph.outputs[0]])
         return real_values(graph, self._get(graph, runtime).run(x))
 
     def witness(self, task: Task, inputs: Inputs, engine: str) -> Witness:

@@ -50,7 +50,8 @@ def _enclose(task: Task, inputs: Inputs, budget: Budget, session: Session) -> tu
     """
     index = np.asarray(task.outputs, dtype=np.intp)
     graph = task.pair.float
-    key = (graph.source.sha256, graph.outputs, task.float_semantics, task.outputs, inputs.x.tobytes())
+    read = tuple((n.op, n.attrs) for n in graph.nodes)  # one file may be read with several input scales
+    key = (graph.source.sha256, read, graph.outputs, task.float_semantics, task.outputs, inputs.x.tobytes())
     settled = task.codec.in_model or task.cell.codes is not None
     h = session.enclosures.get(key) if settled else None
     if h is None:

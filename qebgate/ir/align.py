@@ -18,7 +18,11 @@ from qebgate.ir.tensor import Array, Tensor
 QUANTIZED_ONLY = frozenset({"QUANTIZE", "DEQUANTIZE", "RESHAPE"})
 FLOAT_ONLY = frozenset({"RESHAPE", "RELU", "RELU6"})
 COMMUTATIVE = frozenset({"ADD"})
-WEIGHTED = frozenset({"FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D"})
+WEIGHTED = frozenset({"FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "FIXED_POINT_DENSE"})
+FLOAT_TWIN = {"FIXED_POINT_DENSE": "FULLY_CONNECTED"}
+"""The float operator of a quantized one, where it has another name."""
+SATURATING = frozenset({"FIXED_POINT_DENSE"})
+"""Made from the float weights by qebgate itself; weights beyond the fixed range saturate, by any number of quanta."""
 
 MAX_DISAGREEMENT = 1.0
 """Largest accepted ``|dequantized - float| / scale``.
@@ -90,7 +94,7 @@ class _Aligner:
         if not wanted:
             return None
         for m in self.f.consumers.get(wanted[0], []):
-            if m.op != node.op or m.index in self.used:
+            if m.op != FLOAT_TWIN.get(node.op, node.op) or m.index in self.used:
                 continue
             reads = tuple(i for i in m.inputs if i >= 0 and not self.f.tensors[i].is_const)
             if reads == wanted or (m.op in COMMUTATIVE and sorted(reads) == sorted(wanted)):
@@ -143,7 +147,7 @@ class _Aligner:
         off = np.abs(wq.q.dequantize(wq.const) - wf.const.astype(np.float64)) / scale
         worst = float(off.max(initial=0.0))
         self.agreements.append(Agreement(layer, worst, self._bias(m, n, wq)))
-        if not worst <= MAX_DISAGREEMENT:
+        if n.op not in SATURATING and not worst <= MAX_DISAGREEMENT:
             raise self._error(
                 "QEB468",
                 f"{layer}: the weights are not the float model's",

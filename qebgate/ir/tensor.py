@@ -27,6 +27,10 @@ class DType(str, Enum):
     INT32 = "int32"
     INT64 = "int64"
     BOOL = "bool"
+    UINT16 = "uint16"
+    """Only in models that are quantized on the fly."""
+    FLOAT64 = "float64"
+    """Exact accumulators of models that are quantized on the fly."""
 
     @property
     def numpy(self) -> np.dtype[Any]:
@@ -35,7 +39,7 @@ class DType(str, Enum):
     @property
     def is_code(self) -> bool:
         """Whether activations of this type are integer codes."""
-        return self in (DType.INT8, DType.UINT8, DType.INT16)
+        return self in (DType.INT8, DType.UINT8, DType.INT16, DType.UINT16)
 
     @property
     def code_range(self) -> tuple[int, int]:

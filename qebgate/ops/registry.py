@@ -12,6 +12,7 @@ from qebgate.ops.averages import AveragePool2DLowering, MeanLowering
 from qebgate.ops.base import Context, Lowering
 from qebgate.ops.conv_2d import Conv2DLowering
 from qebgate.ops.depthwise_conv_2d import DepthwiseConv2DLowering
+from qebgate.ops.fixed_point import FixedPointDenseLowering, FixedPointInputLowering
 from qebgate.ops.fully_connected import FullyConnectedLowering
 from qebgate.ops.max_pool_2d import MaxPool2DLowering
 from qebgate.ops.movement import (
@@ -45,15 +46,20 @@ _ALL: tuple[type[Lowering], ...] = (
 )
 
 LOWERINGS = MappingProxyType({cls.op: cls() for cls in _ALL})
-"""Operator name -> how it is bounded."""
+"""Operator of .tflite files -> how it is bounded."""
+
+ALL_LOWERINGS = MappingProxyType(
+    {**LOWERINGS, **{c.op: c() for c in (FixedPointDenseLowering, FixedPointInputLowering)}}
+)
+"""Also the operators of networks that are quantized on the fly, which no file can name."""
 
 
 def lower(pair: Pair, runtime: Runtime, *, float32: bool) -> tuple[Layer, ...]:
     """Canonical layers of a pair, in topological order; value 0 is the models' input."""
     ctx = Context(pair, runtime, float32)
-    missing = sorted({s.op for s in pair.steps} - set(LOWERINGS))
+    missing = sorted({s.op for s in pair.steps} - set(ALL_LOWERINGS))
     if missing:
         raise UnsupportedError(
             "QEB435", f"no bounds are implemented for {', '.join(missing)}", where=pair.quantized.source.label
         )
-    return tuple(layer for s in pair.steps for layer in LOWERINGS[s.op].lower(s, ctx))
+    return tuple(layer for s in pair.steps for layer in ALL_LOWERINGS[s.op].lower(s, ctx))

@@ -36,12 +36,14 @@ def _model(at: Path, model: dict[str, Any]) -> Iterator[tuple[Path, Path, str]]:
     for r in cast("list[Any]", runtime) if isinstance(runtime, list) else [runtime]:
         if r in _RUNTIMES:
             yield (*at, "runtime"), (*at, "runtime"), f"runtime `{r}`"
+    on_the_fly = isinstance(model.get("quantized"), dict)
     for key in ("float", "quantized"):
         path = model.get(key)
-        if isinstance(path, dict):
-            yield (*at, key), (*at, key), "quantizing the float model on the fly (`fixed_point`)"
-        elif isinstance(path, str) and PurePath(path).suffix.lower() in _SUFFIXES:
-            yield (*at, key), (*at, key), f"a model of format {PurePath(path).suffix}"
+        if key == "float" and isinstance(path, dict):
+            path = cast("dict[str, Any]", path).get("file")
+        suffix = PurePath(path).suffix if isinstance(path, str) else ""
+        if suffix.lower() in _SUFFIXES and not (on_the_fly and suffix.lower() == ".npz"):
+            yield (*at, key), (*at, key), f"a model of format {suffix}"
 
 
 def _region(at: Path, region: dict[str, Any]) -> Iterator[tuple[Path, Path, str]]:

@@ -201,7 +201,7 @@ def _place(data: Any, loc: tuple[str | int, ...]) -> Place:
             items = cast("Any", here)
             place.append(part)
             here = items[part] if not isinstance(here, list) or part < len(items) else None
-        elif part in ("[key]", "one", "many"):
+        elif part in ("[key]", "one", "many", "text", "number", "mapping"):
             continue
         elif last and isinstance(here, dict):
             place.append(part)
@@ -308,7 +308,9 @@ def _known_keys(data: Any, place: Place) -> list[str]:
     table: dict[int, Any] = {1: m.Policy}
     cls: Any = table.get(len(place))
     if cls is None and place[0] == "models":
-        cls = m.ModelSpec if len(place) == 3 else m.PreprocessSpec
+        nested = {"float": m.FloatFile, "preprocess": m.PreprocessSpec}
+        deep = {4: m.OnTheFly, 5: m.FixedPointSpec, 6: m.FixedPointInputSpec}
+        cls = m.ModelSpec if len(place) == 3 else nested.get(str(place[2]), deep.get(len(place), m.OnTheFly))
     elif cls is None and place[0] == "regions":
         kinds = {"points": m.PointsSpec, "ball": m.BallSpec, "box": m.BoxSpec}
         cls = kinds.get(_get(data, place[:-1]).get("kind"), m.BallSpec)

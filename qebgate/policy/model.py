@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -101,19 +102,122 @@ class PreprocessSpec(Strict):
         return self
 
 
+def _ratio(text: str) -> str:
+    m = re.fullmatch(r"([1-9][0-9]{0,8})/([1-9][0-9]{0,8})", text)
+    if m is None:
+        raise PydanticCustomError("QEB211", "a positive number, or a fraction such as 1/255, is expected")
+    return text
+
+
+def _path_or_mapping(value: Any) -> str:
+    return "mapping" if isinstance(value, dict | BaseModel) else "text"
+
+
+def _number_or_text(value: Any) -> str:
+    return "text" if isinstance(value, str) else "number"
+
+
+Ratio = Annotated[
+    Annotated[Positive, Tag("number")] | Annotated[str, AfterValidator(_ratio), Tag("text")],
+    Discriminator(_number_or_text),
+]
+
+
+class FloatFile(Strict):
+    """A float network, and what one step of the integer input is worth to it."""
+
+    file: FilePath
+    input_scale: Ratio | None = None
+
+    @property
+    def scale(self) -> Fraction | None:
+        """The exact number; None where the policy leaves it to the quantized network's own input."""
+        return None if self.input_scale is None else Fraction(self.input_scale)
+
+
+class FixedPointInputSpec(Strict):
+    """The integer input: 8 or 16 bits, of which ``int_bits`` (with the sign) stand before the point."""
+
+    bits: Literal[8, 16]
+    signed: bool
+    int_bits: Annotated[int, Field(ge=0, le=16)]
+
+    @model_validator(mode="after")
+    def _fits(self) -> FixedPointInputSpec:
+        _int_bits("int_bits", self.int_bits, self.bits)
+        return self
+
+
+class FixedPointSpec(Strict):
+    """Quantization of the float network on the fly, in fixed point (the scheme of the QEBVerif paper)."""
+
+    bits: Annotated[int, Field(ge=2, le=16)]
+    weight_int_bits: Annotated[int, Field(ge=0, le=16)]
+    bias_int_bits: Annotated[int, Field(ge=0, le=16)]
+    activation_int_bits: Annotated[int, Field(ge=0, le=16)]
+    input: FixedPointInputSpec
+
+    @model_validator(mode="after")
+    def _fits(self) -> FixedPointSpec:
+        for name in ("weight_int_bits", "bias_int_bits", "activation_int_bits"):
+            _int_bits(name, getattr(self, name), self.bits)
+        return self
+
+
+def _int_bits(name: str, value: int, bits: int) -> None:
+    if value > bits:
+        raise PydanticCustomError("QEB208", "`{name}` is more than `bits`", {"name": name})
+
+
+class OnTheFly(Strict):
+    """A quantized model that is made from the float one."""
+
+    fixed_point: FixedPointSpec
+
+
 class ModelSpec(Strict):
     """A pair of models and how they are deployed."""
 
-    float_: FilePath = Field(alias="float", description="the float reference (.tflite)")
-    quantized: FilePath = Field(description="the quantized model (.tflite)")
+    float_: Annotated[
+        Annotated[FilePath, Tag("text")] | Annotated[FloatFile, Tag("mapping")], Discriminator(_path_or_mapping)
+    ] = Field(alias="float", description="the float reference (.tflite; .npz of dense layers for `fixed_point`)")
+    quantized: Annotated[
+        Annotated[FilePath, Tag("text")] | Annotated[OnTheFly, Tag("mapping")], Discriminator(_path_or_mapping)
+    ] = Field(description="the quantized model (.tflite), or how to make it (`fixed_point`)")
     runtime: Runtimes = "litert-xnnpack"
     float_semantics: Literal["float32", "real"] = "float32"
     input_quantization: Literal["nearest", "truncate"] | None = None
     preprocess: PreprocessSpec | None = None
 
     @property
+    def fixed_point(self) -> FixedPointSpec | None:
+        """How the quantized model is made on the fly; None where it is a file."""
+        return None if isinstance(self.quantized, str) else self.quantized.fixed_point
+
+    @property
+    def float_file(self) -> str:
+        return self.float_ if isinstance(self.float_, str) else self.float_.file
+
+    @property
     def runtimes(self) -> list[str]:
+        """Names of the profiles; a network in fixed point has one of its own."""
+        if self.fixed_point is not None:
+            return ["fixed-point"]
         return list(dict.fromkeys(self.runtime)) if isinstance(self.runtime, list) else [self.runtime]
+
+    @model_validator(mode="after")
+    def _one_scheme(self) -> ModelSpec:
+        if self.fixed_point is None:
+            if not isinstance(self.float_, str):
+                raise PydanticCustomError(
+                    "QEB215", "`input_scale` belongs to `fixed_point`: name the float file itself"
+                )
+            return self
+        for key in ("runtime", "input_quantization", "preprocess"):
+            if key in self.model_fields_set:
+                text = "`{key}` and `fixed_point` exclude each other: both networks read the same integers, here"
+                raise PydanticCustomError("QEB215", text, {"key": key})  # type: ignore[arg-type]
+        return self
 
 
 class _Shared(Strict):

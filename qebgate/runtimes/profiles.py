@@ -19,11 +19,18 @@ class Runtime(str, Enum):
     XNNPACK = "litert-xnnpack"
     """LiteRT's default: the XNNPACK delegate, builtin for what it leaves."""
 
+    FIXED_POINT = "fixed-point"
+    """No deployed runtime: qebgate's own exact evaluation of networks that it quantized itself."""
+
     @property
     def resolver(self) -> str:
-        """The name of LiteRT's ``OpResolverType`` member."""
+        """The name of LiteRT's ``OpResolverType`` member; KeyError for a profile that is not LiteRT's."""
         return {
             Runtime.REFERENCE: "BUILTIN_REF",
             Runtime.BUILTIN: "BUILTIN_WITHOUT_DEFAULT_DELEGATES",
             Runtime.XNNPACK: "BUILTIN",
         }[self]
+
+
+DEPLOYED = (Runtime.REFERENCE, Runtime.BUILTIN, Runtime.XNNPACK)
+"""The profiles of LiteRT, which can be installed and asked."""

@@ -10,7 +10,7 @@ from qebgate.errors import DataError
 from qebgate.ir.graph import Graph
 from qebgate.ir.tensor import Array, DType
 from qebgate.runtimes.profiles import Runtime
-from qebgate.semantics.registry import SEMANTICS
+from qebgate.semantics.registry import ALL_SEMANTICS
 
 _CHUNK_ELEMENTS = 1 << 20
 """Elements of the largest tensor that are computed at once, so that intermediate results stay in the caches."""
@@ -54,7 +54,7 @@ def _run_part(
     wanted = set(graph.outputs) | set(keep)
     last = {i: n.index for n in graph.nodes for i in n.inputs}
     for node in graph.nodes:
-        sem = SEMANTICS[node.op]
+        sem = ALL_SEMANTICS[node.op]
         args = [None if i < 0 else live[i] if i in live else graph.tensors[i].const for i in node.inputs]
         out = sem.run_float(node, graph, args) if runtime is None else sem.run_int(node, graph, args, runtime)
         live[node.outputs[0]] = out

@@ -27,6 +27,7 @@ from qebgate.ir.graph import Graph, Node
 from qebgate.numerics.rounding import F64, SAFETY, TINY32, U32, gamma
 from qebgate.semantics.conv_2d import Conv2D, correlate
 from qebgate.semantics.depthwise_conv_2d import DepthwiseConv2D, correlate_depthwise
+from qebgate.semantics.fixed_point import InputAttrs
 from qebgate.semantics.linear import LinearNode
 from qebgate.semantics.mean import Mean
 from qebgate.semantics.pool_2d import Pool2D
@@ -60,7 +61,7 @@ def float_error(node: Node, graph: Graph, magnitude: Magnitudes) -> F64:
             given.append(np.asarray(x, np.float64))
         else:
             given.append(np.zeros(0) if const is None else np.abs(const.astype(np.float64)))
-    rule = _RULES.get(node.op)
+    rule = _RULES.get(node.op) or _ON_THE_FLY.get(node.op)
     if rule is None:
         raise InternalError("QEB710", f"no float32 error bound is known for {node.op}", where=node.origin)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -173,6 +174,14 @@ def _dequantize(node: Node, graph: Graph, x: list[F64]) -> F64:
     return np.full((), gamma(3, U32) * 255.0 * graph.tensors[node.inputs[0]].q.s)
 
 
+def _scaled_input(node: Node, graph: Graph, x: list[F64]) -> F64:
+    """The scale is rounded, then the product; or one division."""
+    del graph
+    assert isinstance(node.attrs, InputAttrs)
+    scaled = x[0] * float(node.attrs.scale)
+    return np.where(scaled < _OVERFLOW, gamma(3, U32) * scaled + TINY32, np.inf)
+
+
 _RULES = MappingProxyType[str, Rule](
     {
         "ADD": _add,
@@ -193,3 +202,6 @@ _RULES = MappingProxyType[str, Rule](
         "TANH": _tanh,
     }
 )
+
+_ON_THE_FLY = MappingProxyType[str, Rule]({"FIXED_POINT_INPUT": _scaled_input})
+"""Operators that no .tflite file has."""

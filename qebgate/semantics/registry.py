@@ -10,6 +10,7 @@ from qebgate.semantics.base import Semantics
 from qebgate.semantics.conv_2d import Conv2D
 from qebgate.semantics.depthwise_conv_2d import DepthwiseConv2D
 from qebgate.semantics.dequantize import Dequantize
+from qebgate.semantics.fixed_point import FixedPointDense, FixedPointInput
 from qebgate.semantics.fully_connected import FullyConnected
 from qebgate.semantics.max_pool_2d import MaxPool2D
 from qebgate.semantics.mean import Mean
@@ -40,4 +41,7 @@ _ALL: tuple[type[Semantics], ...] = (
 )
 
 SEMANTICS = MappingProxyType({cls.name: cls() for cls in _ALL})
-"""Operator name -> its exact meaning."""
+"""Operator of .tflite files -> its exact meaning."""
+
+ALL_SEMANTICS = MappingProxyType({**SEMANTICS, **{c.name: c() for c in (FixedPointDense, FixedPointInput)}})
+"""Also the operators of networks that are quantized on the fly, which no file can name."""

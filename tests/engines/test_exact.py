@@ -11,11 +11,11 @@ from qebgate.domains.layers import Affine
 from qebgate.engines.dra.analysis import Analysis, Settings
 from qebgate.engines.dra.backward import Form
 from qebgate.engines.dra.program import program
-from qebgate.runtimes.profiles import Runtime
+from qebgate.runtimes.profiles import DEPLOYED
 from tests.engines.exact import dense_pair, evaluate, violations
 from tests.laws.pairs import codec_of, grid_cell, task_of
 
-RUNTIMES = tuple(Runtime)
+RUNTIMES = DEPLOYED
 
 
 def analysis(seed: int, *, big_bias: bool = False, point: bool = False, settings: Settings | None = None):

@@ -15,7 +15,7 @@ from qebgate.engines.enumerate import all_codes
 from qebgate.ir.align import align
 from qebgate.ir.pair import Pair
 from qebgate.regions.cell import Cell, InputCodec
-from qebgate.runtimes.profiles import Runtime
+from qebgate.runtimes.profiles import DEPLOYED, Runtime
 from qebgate.semantics.execute import run_float
 from qebgate.task import FloatSemantics, Task
 from tests.laws.pairs import task_of
@@ -24,7 +24,7 @@ from tests.semantics.compare import interpret
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 ENTRIES = {e["name"]: e for e in json.loads((MODELS / "manifest.json").read_text())["pairs"]}
-RUNTIMES = tuple(Runtime)
+RUNTIMES = DEPLOYED
 
 
 @dataclass(frozen=True)

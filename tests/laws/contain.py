@@ -15,7 +15,7 @@ from qebgate.domains.gap import Interval
 from qebgate.engines.concrete import Inputs
 from qebgate.engines.dra.analysis import Analysis, Settings
 from qebgate.engines.dra.program import program
-from qebgate.runtimes.profiles import Runtime
+from qebgate.runtimes.profiles import DEPLOYED
 from qebgate.semantics.execute import run_float, run_int
 from qebgate.task import Task
 from tests.semantics.cases import Rng
@@ -139,4 +139,4 @@ def _rounded(graph, x: np.ndarray, keep) -> dict[int, np.ndarray]:
     return {i: live[i] for i in (*graph.outputs, *keep) if i in live}
 
 
-RUNTIMES = tuple(Runtime)
+RUNTIMES = DEPLOYED

@@ -10,11 +10,11 @@ from qebgate.engines.dra.backward import Form
 from qebgate.errors import UnsupportedError
 from qebgate.numerics.rounding import down, up
 from qebgate.ops.registry import LOWERINGS
-from qebgate.runtimes.profiles import Runtime
+from qebgate.runtimes.profiles import DEPLOYED, Runtime
 from tests.laws.contain import Seen, analysed, check, samples
 from tests.laws.pairs import Twins, codec_of, grid_cell, one_operator, random_pair, real_cell, task_of
 
-RUNTIMES = list(Runtime)
+RUNTIMES = DEPLOYED
 SETTINGS = (Settings(), Settings(refine=False), Settings(work=3e3), Settings(whole=2.0), Settings(chunk=1 << 10))
 
 

@@ -10,7 +10,7 @@ from qebgate.engines.dra.analysis import Settings
 from qebgate.errors import AlignmentError, UnsupportedError
 from qebgate.ops.registry import lower
 from qebgate.ops.squashing import LOGISTIC, TANH, _moved, _softmax, _softmax_gap
-from qebgate.runtimes.profiles import Runtime
+from qebgate.runtimes.profiles import DEPLOYED, Runtime
 from tests.laws.contain import Seen, check, samples
 from tests.laws.pairs import Twins, codec_of, grid_cell, load, task_of
 from tests.support.tflite_builder import Builder
@@ -57,7 +57,7 @@ def reshaped_pair(op: str, reshape: tuple[int, ...] | None) -> Twins:
 def contained(twins: Twins) -> Seen:
     seen, rng = Seen(), np.random.default_rng(0)
     codec = codec_of(twins.pair)
-    for runtime in Runtime:
+    for runtime in DEPLOYED:
         task = task_of(twins.pair, grid_cell(twins.pair, codec, rng), codec, runtime, "real")
         check(task, samples(task, rng, 60), Settings(), seen)
     return seen

@@ -76,7 +76,7 @@ def test_a_good_policy(tmp_path: Path) -> None:
     source = load(tmp_path, GOOD)
     p = source.policy
     assert p.models["digits"].runtimes == ["litert-xnnpack"]
-    assert source.resolve(p.models["digits"].float_) == tmp_path / "models/float.tflite"
+    assert source.resolve(p.models["digits"].float_file) == tmp_path / "models/float.tflite"
     assert p.guard.per_task_seconds == 120 and p.guard.total_seconds == 1800 and p.guard.memory_bytes == 8 << 30
     assert p.on_unknown_of(p.checks[0]) == "warn" and p.on_unknown_of(p.checks[1]) == "fail"
     assert source.where("checks", 1, "id").endswith("qebgate.yaml:37:9")
@@ -176,7 +176,8 @@ WRONG: list[tuple[str, str, str, str, str]] = [
     ("evidence", "on_unknown: fail\n", "evidence: {inputs: omit}\n", "QEB216", "42:1"),
     ("envelope", "runtime: litert-xnnpack", "runtime: envelope", "QEB216", "6:5"),
     ("keras", "models/float.tflite", "models/float.keras", "QEB216", "4:5"),
-    ("fixed point", "quantized: models/int8.tflite", "quantized: {fixed_point: {bits: 8}}", "QEB216", "5:5"),
+    ("npz", "models/float.tflite", "models/float.npz", "QEB216", "4:5"),
+    ("scale of a file", "float: models/float.tflite", "float: {file: a.tflite}", "QEB215", "4:5"),
     ("segment", "kind: ball", "kind: segment", "QEB216", "12:5"),
     ("vnnlib", "kind: ball", "kind: vnnlib", "QEB216", "12:5"),
     ("arrays", "    array: x", "    arrays: {a: x}", "QEB216", "14:5"),
@@ -332,9 +333,9 @@ def test_names_of_runtimes_and_engines_are_those_that_exist() -> None:
 
     from qebgate.engines.portfolio import ORDER
     from qebgate.policy.model import EngineName, RuntimeName
-    from qebgate.runtimes.profiles import Runtime
+    from qebgate.runtimes.profiles import DEPLOYED
 
-    assert set(get_args(RuntimeName)) == {r.value for r in Runtime}
+    assert set(get_args(RuntimeName)) == {r.value for r in DEPLOYED}
     assert set(get_args(EngineName)) == {engine.name for engine in ORDER}
 
 

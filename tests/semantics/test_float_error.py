@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from qebgate.ir.graph import Graph
-from qebgate.runtimes.profiles import Runtime
+from qebgate.runtimes.profiles import DEPLOYED
 from qebgate.semantics.float_error import EXP_ULPS, LOGISTIC_ULPS, TANH_ULPS, float_error
 from qebgate.semantics.registry import SEMANTICS
 from tests.semantics.cases import Rng, output_shape, pick
@@ -118,7 +118,7 @@ def test_bound_holds_everywhere(op: str) -> None:
         e = float_error(node, graph, magnitude)
         assert e.shape == graph.output.shape
         assert (e >= 0).all()
-        outputs = {r.value: interpret(model, x, r)[0] for r in Runtime}
+        outputs = {r.value: interpret(model, x, r)[0] for r in DEPLOYED}
         args = [None if i < 0 else x if i == graph.inputs[0] else graph.tensors[i].const for i in node.inputs]
         outputs["numpy"] = SEMANTICS[op].run_float(node, graph, args)
         assert outputs["numpy"].dtype == np.float32
@@ -149,7 +149,7 @@ def test_dense_sweep_stays_well_inside(op: str) -> None:
     b.op(op, [i], [o])
     graph = load(b.build([i], [o]))
     exact = SEMANTICS[op].run_float(graph.nodes[0], graph, [x.astype(np.float64)])
-    for runtime in Runtime:
+    for runtime in DEPLOYED:
         y = interpret(b.build([i], [o]), x[None, None], runtime)[0].reshape(-1)
         e = float_error(graph.nodes[0], graph, [np.abs(x.astype(np.float64))[None]]).reshape(-1)
         assert (np.abs(y - exact) <= e / 4.0).all()

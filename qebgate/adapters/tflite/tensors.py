@@ -16,7 +16,7 @@ MAX_RANK = 8
 MAX_ELEMENTS = 2**27
 """Elements of one tensor: far beyond what can be analysed, small enough to be allocated."""
 
-_DTYPES = {d.name: d for d in DType}
+_DTYPES = {d.name: d for d in DType if d not in (DType.UINT16, DType.FLOAT64)}
 _CHUNK = 1 << 20
 
 E = TypeVar("E", bound=ModelError)
