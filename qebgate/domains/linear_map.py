@@ -98,6 +98,10 @@ class Dense(LinearMap):
     def back(self, y: F64) -> F64:
         return (y.reshape(-1, self.w.shape[0]) @ self.w).reshape(len(y), self.n)
 
+    def times(self, factor: float) -> Dense:
+        """The map times a number; each weight is rounded once."""
+        return self if factor == 1.0 else Dense(self.w * factor, self.rows)
+
     def _abs(self) -> Dense:
         return Dense(np.abs(self.w), self.rows)
 

@@ -132,8 +132,9 @@ class Analysis:
         for part in np.array_split(np.arange(index.size), max(1, -(-index.size // self._rows(size)))):
             one = np.zeros((part.size, size))
             one[np.arange(part.size), index[part]] = 1.0
-            hi[part] = np.minimum(hi[part], self.backward.value(output, form(one)))
-            lo[part] = np.maximum(lo[part], -self.backward.value(output, form(-one)))
+            both = self.backward.value(output, form(np.concatenate([one, -one])))
+            hi[part] = np.minimum(hi[part], both[: part.size])
+            lo[part] = np.maximum(lo[part], -both[part.size :])
         return Interval(lo, hi)
 
     def _affine(self, layer: Affine, inputs: Sequence[Gap]) -> None:
@@ -226,18 +227,18 @@ class Analysis:
     ) -> PreActivation:
         shell = resolve(layer, pre, inputs, *activate(layer, pre, inputs))
         z, q, d = ((x.lo.copy(), x.hi.copy()) for x in (pre.z, pre.q, pre.d))
-        for part, crop, one in self._chunks(layer, shell, index):
+        for part, crop, rows in self._chunks(layer, shell, index):
             self.pulse()
+            one = np.concatenate([rows, -rows])  # bounds from above, and negated ones from below
             forms = {
                 "z": [(z, Pre(z=one, crop=crop))],
                 "q": [(q, Pre(q=one, crop=crop))],
                 "d": [(d, Pre(d=one, crop=crop)), (d, Pre(z=-one, q=one, crop=crop))],
             }
             for (lo, hi), form in forms[kind]:
-                z_, q_, d_ = (None if c is None else -c for c in (form.z, form.q, form.d))
-                minus = Pre(z_, q_, d_, crop)
-                hi[part] = np.minimum(hi[part], self.backward.before(shell, form))
-                lo[part] = np.maximum(lo[part], -self.backward.before(shell, minus))
+                both = self.backward.before(shell, form)
+                hi[part] = np.minimum(hi[part], both[: part.size])
+                lo[part] = np.maximum(lo[part], -both[part.size :])
         zi, qi, di = tighten(Interval(*z), Interval(*q), Interval(*d))
         return replace(pre, z=zi, q=qi, d=di)
 

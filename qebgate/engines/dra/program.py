@@ -8,7 +8,7 @@ import numpy as np
 
 from qebgate.domains.gap import Interval
 from qebgate.domains.layers import ROOT, Affine, CodeGrid, Layer, shadow
-from qebgate.domains.linear_map import Scale
+from qebgate.domains.linear_map import Dense, Scale
 from qebgate.errors import UnsupportedError
 from qebgate.numerics.rounding import F64
 from qebgate.ops.registry import lower
@@ -33,7 +33,12 @@ def program(task: Task) -> Program:
     layers = lower(task.pair, task.runtime, float32=task.float_semantics == "float32")
     box = Interval(task.cell.lower.ravel().copy(), task.cell.upper.ravel().copy())
     layers = (input_layer(task.cell, task.codec, box), *(_on_grid(x, task) for x in layers))
-    return _without_moves(Program(layers, box, task.pair.output))
+    return condensed(Program(layers, box, task.pair.output))
+
+
+def condensed(p: Program) -> Program:
+    """The same program with fewer layers."""
+    return _without_scaling(_without_moves(p))
 
 
 def _on_grid(layer: Layer, task: Task) -> Layer:
@@ -50,6 +55,31 @@ def _on_grid(layer: Layer, task: Task) -> Layer:
     error = _grid_error(codec, layer.m)
     fixed = (codes[0].ravel().astype(np.int64), codes[1].ravel().astype(np.int64))
     return replace(layer, below=error, above=error, fixed_codes=fixed)
+
+
+def _without_scaling(p: Program) -> Program:
+    """Where the input is only scaled on either side, dense layers read it directly.
+
+    Their gap is then an exact linear function of the input.  Weights are rounded once more, which the
+    layers' roundoff term covers.
+    """
+    first = p.layers[0]
+    if not (isinstance(first, Affine) and first.only_scales) or first.output == p.output:
+        return p
+    f, q = first.f[0], first.q[0]
+    assert isinstance(f, Scale) and isinstance(q, Scale)
+    kept: list[Layer] = []
+    for layer in p.layers[1:]:
+        if first.output not in layer.inputs:
+            kept.append(layer)
+        elif isinstance(layer, Affine) and layer.noise is None and len(layer.inputs) == 1:
+            fd, qd = layer.f[0], layer.q[0]
+            if not (isinstance(fd, Dense) and isinstance(qd, Dense)):
+                return p
+            kept.append(replace(layer, inputs=(ROOT,), f=(fd.times(f.factor),), q=(qd.times(q.factor),)))
+        else:
+            return p
+    return Program(tuple(kept), p.box, p.output)
 
 
 def _without_moves(p: Program) -> Program:
