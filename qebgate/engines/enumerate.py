@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from qebgate.engines.concrete import Inputs, Session, gaps
 from qebgate.engines.dra.analysis import Settings
 from qebgate.engines.guard import Guard
-from qebgate.engines.reached import Reached, Uncovered
+from qebgate.engines.reached import Reached
 from qebgate.engines.reference import reference_error
+from qebgate.engines.subnetwork import Uncovered
 from qebgate.evidence import Bound, Evidence, Stopped
 from qebgate.numerics.fixed_point import I64
 from qebgate.numerics.rounding import down, up

@@ -181,7 +181,7 @@ def test_staircases_at_every_accumulator(runtime: Runtime, dense: bool, single: 
         g = np.broadcast_to(np.arange(-radius, radius)[:, None], (2 * radius, moving.size))
         got = g.astype(np.float32 if single else np.float64)
         stairs.apply(got)
-        # per-column scales only: what is compared is the table itself
+
         np.testing.assert_array_equal(got, exact(g, moving), err_msg=f"trial {trial}")
         seen += 1
     assert seen > 10
