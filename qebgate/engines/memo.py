@@ -6,18 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qebgate.engines.subnetwork import LINEAR, Network, Step
 from qebgate.ir.tensor import Array
 from qebgate.numerics.rounding import F64
 
+F32 = NDArray[np.float32]
+U64 = NDArray[np.uint64]
 Finish = Callable[[Array], F64]
 """Real outputs ``[B, K]`` from the output's live entries ``[B, m]``."""
 
 Steps = list[tuple[tuple[int, ...], int, Step]]
 
-_KEYS = 2.0**52
-"""Code vectors are numbered in float64, exactly."""
+_BYTES = 8
+"""Code vectors of so many entries at most: their bytes are one integer, the key of the table."""
 _TABLE_BYTES = 1 << 26
 _SAMPLE = 2048
 _WORTH = 0.7
@@ -33,15 +36,20 @@ class Memo:
     finish: Finish
     first: Steps
     rest: Steps
-    lo: F64
-    radix: F64
-    keys: F64 = field(default_factory=lambda: np.empty(0))
+    lo: F32
+    keys: U64 = field(default_factory=lambda: np.empty(0, np.uint64))
     table: F64 = field(default_factory=lambda: np.empty((0, 0)))
+
+    def numbers(self, codes: Array) -> U64:
+        """A key ``[B]`` for each code vector ``[B, k]``, different ones for different vectors."""
+        packed = np.zeros((len(codes), _BYTES), np.uint8)
+        packed[:, : codes.shape[1]] = codes - self.lo
+        return packed.view(np.uint64).ravel()
 
     def outputs(self, x: Array) -> F64 | None:
         """Real outputs ``[B, K]``; None once the table has become too large."""
         codes = self.net.execute(self.first, {self.net.graph.inputs[0]: x})[self.cut]
-        number = (codes.astype(np.float64) - self.lo) @ self.radix
+        number = self.numbers(codes)
         place = np.searchsorted(self.keys, number)
         known = place < self.keys.size
         known[known] = self.keys[place[known]] == number[known]
@@ -72,15 +80,13 @@ def memo(net: Network, finish: Finish, width: int, sample: Callable[[int], Array
         made = {cut, *(o for _, o, _ in rest)}
         if any(i not in made for inputs, _, _ in rest for i in inputs):
             continue
-        widths = (part.hi - part.lo + 1).astype(np.float64)
-        looked_up = float(costs[: at + 1].sum()) + 2.0 * widths.size + 40.0 + width
-        if np.log2(widths).sum() >= np.log2(_KEYS) - 1 or looked_up >= _WORTH * total:
+        looked_up = float(costs[: at + 1].sum()) + 2.0 * part.live.size + 40.0 + width
+        if part.live.size > _BYTES or (part.hi - part.lo).max() > 255 or looked_up >= _WORTH * total:
             continue
         if values is None:
             values = net.execute(net.steps[:-1], {net.graph.inputs[0]: sample(_SAMPLE)})
-        radix = np.concatenate([[1.0], np.cumprod(widths[:-1])])
-        entry = Memo(net, cut, finish, net.steps[: at + 1], rest, part.lo.astype(np.float64), radix)
-        distinct = np.unique((values[cut].astype(np.float64) - entry.lo) @ radix).size / _SAMPLE
+        entry = Memo(net, cut, finish, net.steps[: at + 1], rest, part.lo.astype(np.float32))
+        distinct = np.unique(entry.numbers(values[cut])).size / _SAMPLE
         cost = looked_up + distinct * (total - float(costs[: at + 1].sum()))
         if distinct <= 0.5 and cost < _WORTH * total:
             choices.append((cost, entry))

@@ -21,8 +21,8 @@ from qebgate.ir.tensor import Array
 from qebgate.numerics.rounding import F64
 from qebgate.task import Task
 
-_CACHE_BYTES = 1 << 22
-_MAX_ROWS = 1 << 13
+_CACHE_BYTES, _MEMORY_BYTES = 1 << 22, 1 << 24
+_LEAST_ROWS, _MOST_ROWS = 256, 1 << 13
 
 
 class Reached:
@@ -54,8 +54,9 @@ class Reached:
         self._unit = t.q.s if t.dtype.is_code else None
         self._above = self._quantized.output.base[self._q.live] - (t.q.z if t.dtype.is_code else 0)
         width = 8 * (self._quantized.width + self._float.width + 3 * pick.size)
-        self.rows = int(np.clip(_CACHE_BYTES // width, 16, _MAX_ROWS))
-        """How many inputs to execute at once, so that intermediate results stay in the caches."""
+        enough = min(_LEAST_ROWS, _MEMORY_BYTES // width)
+        self.rows = int(np.clip(_CACHE_BYTES // width, max(1, enough), _MOST_ROWS))
+        """How many inputs to execute at once: intermediate results in the caches, or matrix products of some size."""
         self._memo = memo(self._quantized, self._real, pick.size, self._sample)
 
     def whole(self, codes: Array) -> NDArray[np.int32]:

@@ -16,8 +16,8 @@ from qebgate.semantics.registry import SEMANTICS
 
 Index = NDArray[np.intp]
 
-_MAX_ENTRIES = 1 << 24
-_MAX_WASTE = 16
+_MAX_ENTRIES = 1 << 22
+_MAX_WASTE = 4
 """How many times the operator's own multiply-adds a dense matrix may need."""
 
 
@@ -32,6 +32,12 @@ class Restriction:
     out: Index
     channel: Index
     w: Array
+
+
+def products(node: Node, graph: Graph) -> int:
+    """Multiply-adds of a linear node."""
+    lin = LinearNode.of(node, graph)
+    return lin.y.size * (lin.weights[..., 0].size if node.op == "DEPTHWISE_CONV_2D" else lin.weights[0].size)
 
 
 def reached_entries(node: Node, graph: Graph, live: Index) -> Index:
@@ -51,8 +57,7 @@ def restrict(
     place = _places(node, graph, lin, live)
     positions = np.unique(place[place >= 0])
     size = live.size * positions.size * channels
-    own = lin.y.size * (weights[..., 0].size if node.op == "DEPTHWISE_CONV_2D" else weights[0].size)
-    if size > min(_MAX_ENTRIES, max(_MAX_WASTE * own, 1 << 16)):
+    if size > min(_MAX_ENTRIES, max(_MAX_WASTE * products(node, graph), 1 << 16)):
         raise TooLarge
     w = np.zeros((live.size, positions.size, channels), dtype)
     depth = lin.x.shape[-1] if node.op != "FULLY_CONNECTED" else weights.shape[1]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from qebgate.engines.restricted import reached_entries
+from qebgate.engines.restricted import products, reached_entries
 from qebgate.ir.graph import Graph, Node
 from qebgate.ir.tensor import Array
 from qebgate.semantics.base import Activation
@@ -26,6 +26,9 @@ ELEMENTWISE = frozenset({"RELU", "RELU6", "LOGISTIC", "TANH", "QUANTIZE", "DEQUA
 MOVES = frozenset({"RESHAPE", "PAD"})
 SUMS = frozenset({"ADD", "AVERAGE_POOL_2D", "MEAN"})
 COVERED = LINEAR | ELEMENTWISE | MOVES | SUMS | {"MAX_POOL_2D", "SOFTMAX"}
+
+_MOST_WHOLE = 0.3
+"""Share of a network's multiply-adds beyond which restricting the rest of it does not pay."""
 
 
 class Uncovered(Exception):  # noqa: N818  (no error: the whole network is executed instead)
@@ -57,6 +60,8 @@ class Network:
         self.steps: list[tuple[tuple[int, ...], int, Step]] = []
         self.width = source.live.size
         """Entries that one input needs in all steps together."""
+        self._products = sum(products(n, graph) for n in graph.nodes if n.op in LINEAR)
+        self._whole_products = 0
 
     def build(self) -> None:
         for node in self.graph.nodes:
@@ -102,6 +107,12 @@ class Network:
     @property
     def output(self) -> Part:
         return self.parts[self.graph.outputs[0]]
+
+    def executed_as_a_whole(self, node: Node) -> None:
+        """Count a linear node that is; raises Uncovered where most of the network would be."""
+        self._whole_products += products(node, self.graph)
+        if self._whole_products > _MOST_WHOLE * self._products:
+            raise Uncovered
 
     def mask(self, node: Node, live: tuple[int, ...]) -> Index:
         """Entries of a node's output that depend on live ones; all of them where that is not known."""

@@ -72,6 +72,7 @@ class QuantizedNetwork(Network):
             try:
                 return self._linear(node, restrict(node, self.graph, self.parts[live[0]].live, np.float32))
             except TooLarge:
+                self.executed_as_a_whole(node)
                 return self._whole(node, live)
         if node.op in MOVES:
             return self.move(node, live[0])

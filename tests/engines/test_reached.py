@@ -10,7 +10,7 @@ import pytest
 
 from qebgate.adapters.tflite.reader import read_tflite
 from qebgate.engines import enumerate as enumeration
-from qebgate.engines import restricted
+from qebgate.engines import restricted, subnetwork
 from qebgate.engines.concrete import Inputs, Session, float_outputs, gaps, quantized_outputs
 from qebgate.engines.enumerate import Enumerate, all_codes, box_codes
 from qebgate.engines.reached import Reached
@@ -90,6 +90,7 @@ def test_every_operator(op: str, runtime: Runtime) -> None:
 def test_operators_executed_as_a_whole(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where the dense matrix would be too large."""
     monkeypatch.setattr(restricted, "_MAX_ENTRIES", 0)
+    monkeypatch.setattr(subnetwork, "_MOST_WHOLE", 1.0)
     pair, rng = random_pair(seed).pair, np.random.default_rng(seed)
     compare(task_of(pair, few_free(pair, rng), codec_of(pair), Runtime.BUILTIN), rng)
 
