@@ -4,7 +4,7 @@ The runtime that evaluates the float model in float32 may sum in any order, with
 multiply-add, and flush subnormals to zero.  With unit roundoff ``u = 2**-24`` and
 ``gamma(n) = n u / (1 - n u)`` (N. Higham, Accuracy and Stability of Numerical Algorithms, section 3.1):
 
-- a linear operator of n products: ``gamma(n + 1) (|W| X + |b|) + (2n + 2) 2**-126``;
+- a linear operator of n products: ``gamma(n + 1) (|W| X + |b|) + (2n + 2 + n max |W|) 2**-126``;
 - a mean of n: ``gamma(n + 2) mean(X) + (n + 3) 2**-126`` (division, or product with a rounded 1/n);
 - ADD: one rounding; MAX_POOL_2D, RELU: only flushed subnormals; PAD, RESHAPE: nothing;
 - LOGISTIC, TANH, SOFTMAX: no kernel states its accuracy; the constants here are envelopes, several times
@@ -69,9 +69,9 @@ def float_error(node: Node, graph: Graph, magnitude: Magnitudes) -> F64:
     return np.where(np.isnan(e), np.inf, e)
 
 
-def _linear(n: int, total: F64) -> F64:
-    """``total = |W| X + |b|`` of n products."""
-    e = gamma(n + 1, U32) * total + (2 * n + 2) * TINY32
+def _linear(n: int, total: F64, weights: F64) -> F64:
+    """``total = |W| X + |b|`` of n products; a subnormal input may be read as zero, times its weight."""
+    e = gamma(n + 1, U32) * total + (2 * n + 2 + n * float(weights.max(initial=0.0))) * TINY32
     return np.where(total < _OVERFLOW, e, np.inf)
 
 
@@ -81,7 +81,7 @@ def _fully_connected(node: Node, graph: Graph, x: list[F64]) -> F64:
     total = x[0].reshape(-1, w.shape[1]) @ w.T
     if lin.bias is not None:
         total = total + np.abs(lin.bias.astype(np.float64))
-    return _linear(w.shape[1], total).reshape(lin.y.shape)
+    return _linear(w.shape[1], total, w).reshape(lin.y.shape)
 
 
 def _bias_magnitude(lin: LinearNode) -> F64 | None:
@@ -92,7 +92,7 @@ def _conv(node: Node, graph: Graph, x: list[F64]) -> F64:
     lin, sem = LinearNode.of(node, graph), SEMANTICS["CONV_2D"]
     assert isinstance(sem, Conv2D)
     w = np.abs(lin.weights.astype(np.float64))
-    return _linear(w[0].size, correlate(sem.window(node, graph), x[0], w, _bias_magnitude(lin)))
+    return _linear(w[0].size, correlate(sem.window(node, graph), x[0], w, _bias_magnitude(lin)), w)
 
 
 def _depthwise(node: Node, graph: Graph, x: list[F64]) -> F64:
@@ -100,7 +100,7 @@ def _depthwise(node: Node, graph: Graph, x: list[F64]) -> F64:
     assert isinstance(sem, DepthwiseConv2D)
     w = np.abs(lin.weights.astype(np.float64))
     total = correlate_depthwise(sem.window(node, graph), x[0], w, _bias_magnitude(lin))
-    return _linear(w.shape[1] * w.shape[2], total)
+    return _linear(w.shape[1] * w.shape[2], total, w)
 
 
 def _average(n: int, mean: F64) -> F64:
@@ -126,7 +126,7 @@ def _mean(node: Node, graph: Graph, x: list[F64]) -> F64:
 def _add(node: Node, graph: Graph, x: list[F64]) -> F64:
     del node, graph
     total = x[0] + x[1]
-    return np.where(total < _OVERFLOW, gamma(1, U32) * total + TINY32, np.inf)
+    return np.where(total < _OVERFLOW, gamma(1, U32) * total + 3 * TINY32, np.inf)
 
 
 def _copy(node: Node, graph: Graph, x: list[F64]) -> F64:
