@@ -30,11 +30,11 @@ PAIRS = {
     "keyword spotting on/off": ("sl_kws_on_off", "on_off_float_from_h5", "keyword_spotting_on_off"),
 }
 NOT_PAIRS = {
-    "keyword spotting (MLPerf Tiny), another training run": ("mlperf_kws01", "kws_float_from_savedmodel", "kws_ref_model"),
+    "keyword spotting (MLPerf Tiny), another run": ("mlperf_kws01", "kws_float_from_savedmodel", "kws_ref_model"),
     "its dynamic-range file as the reference": ("mlperf_kws01", "kws_ref_model_float32", "kws_ref_model"),
     "MNIST of another training run": ("aeq_mnist", "conv_fc_mnist", "conv_fc_mnist_srq_a8w8"),
 }
-HEADER = "| pair | reference | gap, largest over runtimes | proven | seconds, three runtimes | peak MiB |\n|---|---|---|---|---|---|"
+HEADER = "| pair | reference | gap, largest over runtimes | proven | seconds, three runtimes | peak MiB |"
 
 
 def ask(folder: Path, names: tuple[str, str, str], semantics: str) -> tuple[float, float, float]:
@@ -83,13 +83,14 @@ def main() -> None:
     lines = [
         "# Points: the exact gap of real pairs",
         "",
-        "One stored input of each pair, gap of the logits, all three LiteRT runtimes in one check (replay in the interpreter",
-        "included). `real`: the float reference in exact arithmetic, so the proven figure is the gap itself. `float32`: the",
-        "proven figure covers every order in which a runtime may sum in float32. Written by",
+        "One stored input of each pair, gap of the logits, all three LiteRT runtimes in one check (replay in the",
+        "interpreter included). `real`: the float reference in exact arithmetic, so the proven figure is the gap itself.",
+        "`float32`: the proven figure covers every order in which a runtime may sum in float32. Written by",
         f"`python -m benchmarks.points --write docs/points.md` (ai-edge-litert {runtime_version()},",
         f"{', '.join(cpu_features())}; one process, one BLAS thread).",
         "",
         HEADER,
+        "|---|---|---|---|---|---|",
     ]
     for name, names in PAIRS.items():
         for semantics in ("real", "float32"):
@@ -100,7 +101,7 @@ def main() -> None:
     for name, names in NOT_PAIRS.items():
         try:
             ask(folder, names, "real")
-        except ModelError as e:
+        except ModelError as e:  # noqa: PERF203
             lines.append(f"| {name} | {e.code}: {e.message.split('(')[0].strip()}; {e.found or e.fix or ''} |")
         else:
             raise SystemExit(f"{name} was not refused")
