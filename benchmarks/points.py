@@ -84,7 +84,7 @@ def main() -> None:
         "# Points: the exact gap of real pairs",
         "",
         "One stored input of each pair, gap of the logits, all three LiteRT runtimes in one check (replay in the",
-        "interpreter included). `real`: the float reference in exact arithmetic, so the proven figure is the gap itself.",
+        "interpreter included). `real`: the float reference in exact arithmetic, so the proven figure is the gap.",
         "`float32`: the proven figure covers every order in which a runtime may sum in float32. Written by",
         f"`python -m benchmarks.points --write docs/points.md` (ai-edge-litert {runtime_version()},",
         f"{', '.join(cpu_features())}; one process, one BLAS thread).",
