@@ -115,6 +115,31 @@ def compare(
 
 
 @app.command()
+def explain(
+    check: Annotated[str, typer.Argument(metavar="CHECK", help="The check to explain.")],
+    policy: Annotated[Path | None, typer.Argument(help="Policy file [default: the nearest qebgate.yaml]")] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="models.NAME.KEY=VALUE", help="Override a model's path or runtime. Repeatable."),
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option("--root", metavar="DIR", help="What the policy's paths are relative to.")
+    ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", metavar="F[=PATH]", help="rich (default) or json; to a file with =PATH. Repeatable."),
+    ] = None,
+    jobs: Jobs = 1,
+    exit_zero: ExitZero = False,
+) -> int:
+    """Show where a check's bound comes from: layer, channel, source; and what would help most."""
+    from qebgate.cli import commands
+
+    args = commands.CheckArgs(policy, [check], sets or [], root, formats or [], jobs, exit_zero, Path())
+    return commands.explain(check, args)
+
+
+@app.command()
 def inspect(
     models: Annotated[
         list[Path], typer.Argument(metavar="MODEL [MODEL]", help="A model; or a float model and its quantized one.")

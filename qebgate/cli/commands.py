@@ -7,7 +7,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from qebgate.policy.load import did_you_mean
 from qebgate.result import Report
 
 FORMATS = ("rich", "json", "markdown")
+EXPLAIN_FORMATS = ("rich", "json")
 LATER = ("github", "sarif", "junit", "html")
 
 
@@ -88,6 +89,30 @@ def compare(q: Question, formats: Sequence[str], jobs: int, exit_zero: bool, out
     source = parse_policy(question_policy(q), "the command line", Path())
     command = ("qebgate", *_repeatable(sys.argv[1:]))
     return _run(source, (), command, wanted, jobs, output, exit_zero=exit_zero)
+
+
+def explain(name: str, args: CheckArgs) -> int:
+    """``qebgate explain``."""
+    from qebgate.cli.progress import watching
+    from qebgate.explain import explain as run_explain
+    from qebgate.gate import Options
+    from qebgate.report.explain import explanation_json, render_explanation
+
+    formats = parse_formats(args.formats)
+    for f in formats:
+        if f.name not in EXPLAIN_FORMATS:
+            raise PolicyError(
+                "QEB220", "an explanation has no such format", found=f.name, fix=" or ".join(EXPLAIN_FORMATS)
+            )
+    _forget(formats)
+    with watching(console(stderr=True)) as observer:
+        found = run_explain(_load(args), name, Options(jobs=args.jobs, command=_command(args), observer=observer))
+    for f in formats:
+        if f.name == "rich":
+            _print_or_save(f, lambda out: render_explanation(found, out))
+        else:
+            _text_or_save(f, explanation_json(found))
+    return _exit(found.report, exit_zero=args.exit_zero)
 
 
 def plan(args: CheckArgs) -> int:
@@ -258,6 +283,10 @@ def _run(
         err.print(f"warning: {w}", soft_wrap=True)
     for f in formats:
         _write(report, f)
+    return _exit(report, exit_zero=exit_zero)
+
+
+def _exit(report: Report, *, exit_zero: bool) -> int:
     code = report.exit_code
     return 0 if exit_zero and code in (ExitCode.FAIL, ExitCode.UNKNOWN) else int(code)
 
@@ -278,18 +307,25 @@ def _write(report: Report, f: Format) -> None:
     from qebgate.report.terminal import render_terminal
 
     if f.name == "rich":
-        if f.path is None:
-            render_terminal(report, console())
-            return
-        plain = Console(highlight=False, markup=False, emoji=False, width=160, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
-        render_terminal(report, plain)
-        text = plain.export_text()
+        _print_or_save(f, lambda out: render_terminal(report, out))
     else:
-        text = render_json(report) if f.name == "json" else render_markdown(report)
+        _text_or_save(f, render_json(report) if f.name == "json" else render_markdown(report))
+
+
+def _print_or_save(f: Format, render: Callable[[Console], None]) -> None:
+    if f.path is None:
+        render(console())
+        return
+    plain = Console(highlight=False, markup=False, emoji=False, width=160, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
+    render(plain)
+    _save(f.path, plain.export_text().encode())
+
+
+def _text_or_save(f: Format, text: str) -> None:
     if f.path is None:
         sys.stdout.write(text)
-        return
-    _save(f.path, text.encode())
+    else:
+        _save(f.path, text.encode())
 
 
 def _save(path: Path, data: bytes) -> None:

@@ -69,6 +69,19 @@ def test_parts_add_up_on_random_networks(seed: int) -> None:
             assert set(s.parts) <= set(SOURCES)
 
 
+@pytest.mark.parametrize("name", ["dense_8_8-int8", "dense_large-int8", "conv-int8", "residual-int8"])
+def test_parts_add_up_with_optimised_slopes(name: str) -> None:
+    t = tiny(name)
+    task = t.task(t.cell(np.full(t.side, -20), np.full(t.side, 30)), Runtime.REFERENCE)
+    p = program(task)
+    a = Analysis(p.layers, p.box).run()
+    for side in SIDES:
+        plain = contributions(a, p, 0, side, channels={})
+        tuned = contributions(a, p, 0, side, channels={}, iterations=20)
+        assert adds_up(tuned) and tuned.bound <= plain.bound
+        assert tuned.bound - tuned.of("tightening") <= plain.bound - plain.of("tightening")
+
+
 def test_no_weight_rounding_without_weight_rounding() -> None:
     t = tiny("dense_4-int8")
     task = t.task(t.cell(np.array([3, -5]), np.array([9, 2])), Runtime.REFERENCE)
