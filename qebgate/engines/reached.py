@@ -57,7 +57,8 @@ class Reached:
         enough = min(_LEAST_ROWS, _MEMORY_BYTES // width)
         self.rows = int(np.clip(_CACHE_BYTES // width, max(1, enough), _MOST_ROWS))
         """How many inputs to execute at once: intermediate results in the caches, or matrix products of some size."""
-        self._memo = memo(self._quantized, self._real, pick.size, self._sample)
+        self.table = memo(self._quantized, self._real, pick.size, self._sample)
+        """Outputs of the quantized network by the codes of a narrow layer, where that pays."""
 
     def whole(self, codes: Array) -> NDArray[np.int32]:
         """Code tensors ``[B, *shape]`` from codes ``[B, k]`` of the free inputs."""
@@ -72,11 +73,11 @@ class Reached:
     def quantized(self, codes: Array) -> F64:
         """Real quantized outputs ``[B, K]``, exact."""
         x = (codes - self._middle).astype(np.float32)
-        if self._memo is not None:
-            y = self._memo.outputs(x)
+        if self.table is not None:
+            y = self.table.outputs(x)
             if y is not None:
                 return y
-            self._memo = None
+            self.table = None
         return self._real(self._quantized.run(x))
 
     def _real(self, q: Array) -> F64:

@@ -165,7 +165,9 @@ class Network:
         largest = window.patches(rest.reshape(t.shape), -np.inf).reshape(len(columns), -1).max(axis=1)
         out = np.flatnonzero((columns >= 0).any(axis=1))
         columns = columns[out]
-        return out, np.where(columns < 0, part.live.size, columns), largest[out]
+        columns = np.sort(np.where(columns < 0, part.live.size, columns), axis=1)
+        most = int((columns < part.live.size).sum(axis=1).max(initial=0))
+        return out, columns[:, :most], largest[out]
 
 
 def part_size(graph: Graph, node: Node) -> int:
@@ -174,16 +176,14 @@ def part_size(graph: Graph, node: Node) -> int:
 
 
 def window_max(x: Array, columns: Index, rest: Array) -> Array:
-    """Largest of some columns of ``x [B, k + 1]`` and of a constant ``[m]``."""
-    y = np.maximum(x[:, columns[:, 0]], rest)
-    for j in range(1, columns.shape[1]):
-        np.maximum(y, x[:, columns[:, j]], out=y)
-    return y
-
-
-def beside(x: Array) -> Array:
-    """``x [B, k]`` with a column of -inf."""
-    return np.concatenate([x, np.full((len(x), 1), -np.inf, x.dtype)], axis=1)
+    """Largest of some columns of ``x [B, k]`` (k: none) and of a constant ``[m]``; a transposed ``[B, m]``."""
+    size, k = x.shape
+    rows = np.empty((k + 1, size), x.dtype)
+    rows[:k], rows[k] = x.T, -np.inf
+    y = np.repeat(rest.astype(x.dtype)[:, None], size, axis=1)
+    for c in columns.T:
+        np.maximum(y, rows[c], out=y)
+    return y.T
 
 
 def without_activation(node: Node) -> Node:

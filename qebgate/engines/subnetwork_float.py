@@ -19,7 +19,6 @@ from qebgate.engines.subnetwork import (
     Network,
     Part,
     Step,
-    beside,
     execute_whole,
     window_max,
     without_activation,
@@ -116,10 +115,12 @@ class FloatNetwork(Network):
         part = self.parts[i]
         out, columns, rest = self.windows(node, i)
         a, b = node.attrs.activation.range  # type: ignore[attr-defined]
-        lo, hi = (window_max(beside(v[None]), columns, rest)[0] for v in (part.lo, part.hi))
+        lo, hi = (window_max(v[None], columns, rest)[0] for v in (part.lo, part.hi))
         new, stay = self._clamped(node, out, lo, hi, (a, b))
         columns, rest = columns[stay], rest[stay]
-        return new, lambda x: np.clip(window_max(beside(x[0]), columns, rest), a, b)
+        if (a, b) == (-np.inf, np.inf):
+            return new, lambda x: window_max(x[0], columns, rest)
+        return new, lambda x: np.clip(window_max(x[0], columns, rest), a, b)
 
     def _whole(self, node: Node, live: tuple[int, ...]) -> tuple[Part, Step]:
         """By the operator's own executor."""

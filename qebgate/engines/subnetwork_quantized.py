@@ -22,7 +22,6 @@ from qebgate.engines.subnetwork import (
     Part,
     Step,
     Uncovered,
-    beside,
     execute_whole,
     window_max,
     without_activation,
@@ -182,7 +181,7 @@ class QuantizedNetwork(Network):
         )
 
         def pool(x: Array) -> Array:
-            return np.clip(window_max(beside(x + above), columns, rest), *limits) - zero
+            return np.clip(window_max(x + above, columns, rest), *limits) - zero
 
         lo, hi = (pool(v[None].astype(np.float32))[0].astype(np.int64) for v in (part.lo, part.hi))
         stay = np.flatnonzero(hi > lo)

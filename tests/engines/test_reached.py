@@ -10,10 +10,12 @@ import pytest
 
 from qebgate.adapters.tflite.reader import read_tflite
 from qebgate.engines import enumerate as enumeration
-from qebgate.engines import restricted, subnetwork
+from qebgate.engines import memo, restricted, subnetwork
 from qebgate.engines.concrete import Inputs, Session, float_outputs, gaps, quantized_outputs
+from qebgate.engines.dra.analysis import Settings
 from qebgate.engines.enumerate import Enumerate, all_codes, box_codes
 from qebgate.engines.reached import Reached
+from qebgate.engines.reference import reference_error
 from qebgate.engines.staircase import Staircase
 from qebgate.evidence import Bound, Witness
 from qebgate.ir.align import align
@@ -21,6 +23,7 @@ from qebgate.ir.pair import Pair
 from qebgate.regions.cell import Cell, InputCodec
 from qebgate.runtimes.profiles import DEPLOYED, Runtime
 from qebgate.semantics.accumulate import requantize
+from qebgate.semantics.execute import run_float
 from qebgate.task import Budget, Task
 from tests.engines.tiny import ENTRIES, tiny
 from tests.laws.pairs import codec_of, one_operator, random_pair, task_of
@@ -139,6 +142,52 @@ def test_enumeration_of_a_cnn_is_that_of_the_whole_network(runtime: Runtime, mon
     assert np.abs(bound.upper - other.upper).max() < 1e-12
     assert np.abs(bound.lower - other.lower).max() < 1e-12
     assert np.abs(witness.gap).max() == pytest.approx(np.abs(gap).max(), abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_float_side_is_within_the_bound_of_any_evaluation(seed: int) -> None:
+    """Folded constants and another order: still within what is proven of float64 evaluation, without tolerance."""
+    if seed < 8:
+        pair = random_pair(100 + seed).pair
+    else:
+        names = (("mlp_float", "mlp_int8"), ("cnn_float", "cnn_int8"))[seed % 2]
+        pair = align(*(read_tflite(DIGITS / f"{n}.tflite") for n in names))
+    rng = np.random.default_rng(seed)
+    task = task_of(pair, few_free(pair, rng), InputCodec.of(pair.quantized, "nearest"), Runtime.BUILTIN, "real")
+    small = Reached(task)
+    codes = sample(task.cell, rng, 200)
+    error = reference_error(task, Settings())
+    exact = run_float(pair.float, Inputs.of_codes(task, codes).x, dtype=np.longdouble)[pair.float.outputs[0]]  # type: ignore[arg-type]
+    exact = exact.reshape(len(codes), -1)
+    off = np.abs(small.floats(codes.reshape(len(codes), -1)[:, small.free]).astype(np.longdouble) - exact)
+    own = 2.0**-58 * np.abs(exact).max()  # of the 80-bit execution
+    assert (off <= error + own).all()
+
+
+def test_outputs_looked_up_are_those_executed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two input codes matter little: the hidden codes repeat, and the table serves them."""
+    used = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        pair = random_pair(seed).pair
+        monkeypatch.setattr(memo, "_WORTH", np.inf)
+        task = task_of(pair, few_free(pair, rng, 3), codec_of(pair), Runtime.XNNPACK)
+        small = Reached(task)
+        if small.table is None:
+            continue
+        used += 1
+        for _ in range(3):
+            codes = sample(task.cell, rng, 100)
+            want = quantized_outputs(task, Inputs.of_codes(task, codes))
+            np.testing.assert_array_equal(small.quantized(codes.reshape(100, -1)[:, small.free]), want)
+        assert small.table is not None
+        assert 0 < len(small.table.keys) <= 300
+        monkeypatch.setattr(memo, "_TABLE_BYTES", 0)
+        small = Reached(task)
+        np.testing.assert_array_equal(small.quantized(codes.reshape(100, -1)[:, small.free]), want)
+        assert small.table is None
+        monkeypatch.undo()
+    assert used >= 5
 
 
 def test_box_codes_once_each() -> None:
