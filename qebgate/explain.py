@@ -158,7 +158,7 @@ def advise(e: Explanation, task: Task) -> tuple[Advice, ...]:
 
 
 def _noise_advice(e: Explanation, task: Task) -> list[Advice]:
-    if task.cell.is_point:
+    if task.cell.is_point or e.task.verdict == "pass":
         return []
     floor, beyond = e.noise.worst, []
     if e.limit is not None and floor > e.limit:
@@ -169,8 +169,8 @@ def _noise_advice(e: Explanation, task: Task) -> list[Advice]:
         return []
     return [
         Advice(
-            f"rounding alone, as free noise, can move an output by {floor:.4g}, more than {' and '.join(beyond)}: once "
-            "many codes are uncertain no such bound can answer; ask about points, or a region with few free inputs"
+            f"rounding alone, as free noise, can move an output by {floor:.4g}, more than {' and '.join(beyond)}: a "
+            "proof is out of reach once many codes are uncertain; ask about points, or a region with few free inputs"
         )
     ]
 

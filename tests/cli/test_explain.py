@@ -110,3 +110,17 @@ def test_written_to_files(digits: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert code == ExitCode.PASS
     assert json.loads(json_file.read_text())["kind"] == "explanation"
     assert "layer" in rich_file.read_text() and "layer" in capsys.readouterr().out
+
+
+def test_a_stopped_analysis_still_has_a_noise_floor(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = tmp_path / "qebgate.yaml"
+    text = (digits / "qebgate.yaml").read_text()
+    policy.write_text(text + "\nguard: { memory: 1MiB }\n")
+    args = ["--root", str(digits)]
+    code, e = explained(capsys, "mlp-logits", policy, *args)
+    assert code == ExitCode.UNKNOWN and e["parts"] is None and "MiB" in e["stopped"]
+    assert e["noise_floor"]["floor"] > 0
+    assert run(["explain", "mlp-logits", str(policy), *args]) == ExitCode.UNKNOWN
+    assert "stopped" in capsys.readouterr().out
