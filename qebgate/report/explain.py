@@ -63,7 +63,7 @@ def render_explanation(e: Explanation, console: Console) -> None:
         console.print()
         _line(console, "What would help, most first:" if len(e.advice) > 1 else "What would help:", "bold")
         for a in e.advice:
-            part = "" if a.effect is None or e.parts is None else f" [{_share(a.effect / e.parts.bound)} of the bound]"
+            part = "" if a.effect is None or e.parts is None else f" [{_share(min(1.0, a.effect / e.parts.bound))} of the bound]"
             _line(console, f"  - {printable(a.text, 2000)}{part}")
 
 
