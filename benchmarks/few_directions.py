@@ -56,9 +56,9 @@ the float reference's roundoff. Only what the free inputs reach is executed; see
 Measured with `{command}`
 ({machine}, one thread, numpy {numpy}, {runtime} semantics).
 
-First input of each pair, some inputs free by {radius} codes each way, compared at the logits. *Witnessed* is the largest
-gap (absolute value), replayed in the installed runtime. *Real* is the proven bound against the exact real float network
-(`float_semantics: real`), *float32* against any float32 evaluation of it. *Whole* is the speed of the executors of the
+First input of each pair, some inputs free by {radius} codes each way, compared at the logits. *Witnessed* is the
+largest gap (absolute value), replayed in the installed runtime. *Real* is the proven bound against the exact real float
+network (`float_semantics: real`), *float32* against any float32 evaluation of it. *Whole* is the speed of the executors of the
 whole networks, for comparison. Seconds of processor time, everything included.
 
 | pair | free | inputs | witnessed | real | float32 | seconds | inputs/s | whole, inputs/s | peak memory |
@@ -163,8 +163,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 TAIL = """
 The memory is that of the whole process, interpreters and models included. The two deep networks are reached almost
-entirely and are executed as a whole; their seconds go mostly into bounding the reference's roundoff over the region, and
-that bound is not useful there: nearly every neuron may switch, as far as the analysis can tell.
+entirely and are executed as a whole; their seconds go mostly into bounding the reference's roundoff over the region,
+and that bound is not useful there: nearly every neuron may switch, as far as the analysis can tell.
 """
 
 if __name__ == "__main__":
