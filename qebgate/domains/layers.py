@@ -101,12 +101,12 @@ class Affine:
 
     @property
     def only_scales(self) -> bool:
-        """Whether both sides are the layer's only input, the region itself, times a number each."""
+        """Whether both sides are the layer's only input, the region itself, times a number each (up to noise)."""
         return (
             self.inputs == (ROOT,)
             and all(isinstance(m, Scale) for m in (*self.f, *self.q))
             and self.grid is None
-            and self.noise is None
+            and self.evaluation is None
             and not (self.bf.any() or self.bq.any() or self.below.any() or self.above.any())
             and self.float_range == self.quantized_range == (-np.inf, np.inf)
         )

@@ -9,7 +9,7 @@ import numpy as np
 
 from qebgate.engines.concrete import Session
 from qebgate.engines.dra.analysis import Analysis, Settings
-from qebgate.engines.dra.program import program
+from qebgate.engines.dra.program import direct, program
 from qebgate.engines.guard import Guard
 from qebgate.evidence import Bound, Evidence
 from qebgate.task import Budget, Task
@@ -23,7 +23,7 @@ class Dra:
     def run(self, task: Task, known: Sequence[Evidence], budget: Budget, session: Session) -> list[Evidence]:
         del known
         start = time.monotonic()
-        p = program(task)
+        p = direct(program(task))
         tick = lambda done, total: session.progress(self.name, done, total)  # noqa: E731
         a = Analysis(p.layers, p.box, Settings(work=budget.dra), tick, Guard(budget)).run()
         index = np.asarray(task.outputs, dtype=np.intp)

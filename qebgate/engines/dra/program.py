@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from qebgate.domains.gap import Interval
-from qebgate.domains.layers import ROOT, Affine, CodeGrid, Layer, shadow
+from qebgate.domains.layers import ROOT, Affine, CodeGrid, Layer, Noise, shadow
 from qebgate.domains.linear_map import Dense, Scale
 from qebgate.errors import UnsupportedError
-from qebgate.numerics.rounding import F64
+from qebgate.numerics.rounding import F64, SAFETY, TINY64, U64, gamma, up
 from qebgate.ops.registry import lower
 from qebgate.regions.cell import Cell, InputCodec
 from qebgate.task import Task
@@ -60,26 +62,62 @@ def _on_grid(layer: Layer, task: Task) -> Layer:
 def _without_scaling(p: Program) -> Program:
     """Where the input is only scaled on either side, dense layers read it directly.
 
-    Their gap is then an exact linear function of the input.  Weights are rounded once more, which the
-    layers' roundoff term covers.
+    Their gap is then a linear function of the input.  The float side's weights are rounded once more,
+    and the scaled input may have an error of its own: both become noise of the layer.  The quantized
+    side's factor is a power of two, so that its weights stay exact.
     """
     first = p.layers[0]
     if not (isinstance(first, Affine) and first.only_scales) or first.output == p.output:
         return p
     f, q = first.f[0], first.q[0]
     assert isinstance(f, Scale) and isinstance(q, Scale)
+    if abs(math.frexp(q.factor)[0]) != 0.5:
+        return p
     kept: list[Layer] = []
     for layer in p.layers[1:]:
         if first.output not in layer.inputs:
             kept.append(layer)
-        elif isinstance(layer, Affine) and layer.noise is None and len(layer.inputs) == 1:
+        elif isinstance(layer, Affine) and len(layer.inputs) == 1:
             fd, qd = layer.f[0], layer.q[0]
             if not (isinstance(fd, Dense) and isinstance(qd, Dense)):
                 return p
-            kept.append(replace(layer, inputs=(ROOT,), f=(fd.times(f.factor),), q=(qd.times(q.factor),)))
+            folded = fd.times(f.factor)
+            noise = _folded_noise(first, layer, fd, folded)
+            kept.append(replace(layer, inputs=(ROOT,), f=(folded,), q=(qd.times(q.factor),), noise=noise))
         else:
             return p
     return Program(tuple(kept), p.box, p.output)
+
+
+def _folded_noise(first: Affine, layer: Affine, weights: Dense, folded: Dense) -> Noise | None:
+    """``|weights| e + r |folded| x`` and the layer's own noise, for inputs x scaled with error e; r is one rounding."""
+    scale = first.f[0]
+    assert isinstance(scale, Scale)
+    if first.noise is None and layer.noise is None and abs(math.frexp(scale.factor)[0]) == 0.5:
+        return None
+
+    def noise(magnitudes: Sequence[F64]) -> F64:
+        x = magnitudes[0]
+        error = np.zeros_like(x) if first.noise is None else first.noise([x])
+        total = 2 * U64 * folded.absolute.forward(x[None])[0] + weights.absolute.forward(error[None])[0]
+        if layer.noise is not None:
+            total = total + layer.noise([up(np.abs(x * scale.factor) + error)])
+        return total * (1 + SAFETY * gamma(2 * folded.terms + 8)) + folded.terms * TINY64
+
+    return noise
+
+
+def direct(p: Program) -> Program:
+    """The same program without an input layer that hands the region's integers on as they are."""
+    first = p.layers[0]
+    if not isinstance(first, Affine) or first.inputs != (ROOT,) or first.fixed_codes is None or first.grid is None:
+        return p
+    exact = first.grid.unit == 1.0 and first.grid.zero == 0 and not (first.below.any() or first.above.any())
+    if not (exact and first.f[0] == first.q[0] == Scale(1.0, first.m)) or first.output == p.output:
+        return p
+    place = {first.output: ROOT}
+    kept = tuple(replace(x, inputs=tuple(place.get(i, i) for i in x.inputs)) for x in p.layers[1:])
+    return _without_scaling(Program(kept, p.box, p.output))
 
 
 def _without_moves(p: Program) -> Program:
