@@ -58,8 +58,8 @@ Measured with `{command}`
 
 First input of each pair, some inputs free by {radius} codes each way, compared at the logits. *Witnessed* is the
 largest gap (absolute value), replayed in the installed runtime. *Real* is the proven bound against the exact real float
-network (`float_semantics: real`), *float32* against any float32 evaluation of it. *Whole* is the speed of the executors of the
-whole networks, for comparison. Seconds of processor time, everything included.
+network (`float_semantics: real`), *float32* against any float32 evaluation of it. *Whole* is the speed of the executors
+of the whole networks, for comparison. Seconds of processor time, everything included.
 
 | pair | free | inputs | witnessed | real | float32 | seconds | inputs/s | whole, inputs/s | peak memory |
 |---|---|---|---|---|---|---|---|---|---|
