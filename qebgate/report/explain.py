@@ -63,8 +63,10 @@ def render_explanation(e: Explanation, console: Console) -> None:
         console.print()
         _line(console, "What would help, most first:" if len(e.advice) > 1 else "What would help:", "bold")
         for a in e.advice:
-            part = "" if a.effect is None or e.parts is None else f" [{_share(min(1.0, a.effect / e.parts.bound))} of the bound]"
-            _line(console, f"  - {printable(a.text, 2000)}{part}")
+            line = f"  - {printable(a.text, 2000)}"
+            if a.effect is not None and e.parts is not None:
+                line += f" [{_share(min(1.0, a.effect / e.parts.bound))} of the bound]"
+            _line(console, line)
 
 
 def _line(console: Console, line: str, style: str = "") -> None:
