@@ -163,8 +163,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 TAIL = """
 The memory is that of the whole process, interpreters and models included. The two deep networks are executed as a
-whole, as every region of fewer than 4,096 inputs is; their seconds go mostly into bounding the reference's roundoff over
-the region, and for float32 that bound is not useful there: as far as the analysis can tell,
+whole, as every region of fewer than 4,096 inputs is; their seconds go mostly into bounding the reference's roundoff
+over the region, and for float32 that bound is not useful there: as far as the analysis can tell,
 nearly every neuron may switch.
 """
 
