@@ -161,8 +161,7 @@ def mnist(data: Path, all_bits: list[int], images: int) -> list[str]:
     wider = [sum(r > 1 for r in t) for t in totals]
     lines += [
         "",
-        (
-            f"All {len(totals[0])} instances: geometric mean {geometric(totals[0]):.3f} (fast), "
+        f"All {len(totals[0])} instances: geometric mean {geometric(totals[0]):.3f} (fast), "
         f"{geometric(totals[1]):.3f} (default); wider than the best published interval: {wider[0]} (fast), "
         f"{wider[1]} (default).",
     ]
@@ -170,9 +169,7 @@ def mnist(data: Path, all_bits: list[int], images: int) -> list[str]:
 
 
 def acas(data: Path, all_bits: list[int], every: int) -> tuple[list[str], int]:
-    lines = [
-        "| bits | boxes | points at most | fast: median width ratio | default | not containing the truth |"
-    ]
+    lines = ["| bits | boxes | points at most | fast: median width ratio | default | not containing the truth |"]
     lines.append("|---|---|---|---|---|---|")
     wrong_in_all = 0
     names = [f"acasxu_{i}_{j}" for i in range(1, 6) for j in range(1, 10)][::every]
