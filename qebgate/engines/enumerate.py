@@ -26,6 +26,11 @@ LEAST_REACHED = 1 << 12
 """Regions of fewer inputs are executed on the whole networks: restricting them would take longer."""
 
 
+def about(count: int) -> str:
+    """A number of any size in words; regions have more inputs than a float can count."""
+    return str(count) if count < 10**9 else f"at least 2^{count.bit_length() - 1}"
+
+
 class Enumerate:
     """Applies to grid regions of at most ``budget.enumerate`` inputs.
 
@@ -41,7 +46,7 @@ class Enumerate:
         if task.cell.codes is None or total is None:
             return []
         if total > budget.enumerate:
-            return [Stopped(self.name, "effort", f"{total:.3g} inputs are more than {budget.enumerate}")]
+            return [Stopped(self.name, "effort", f"{about(total)} inputs are more than {budget.enumerate}")]
         start = time.monotonic()
         k = len(task.outputs)
         lo, hi = np.full(k, np.inf), np.full(k, -np.inf)
