@@ -161,9 +161,11 @@ def mnist(data: Path, all_bits: list[int], images: int) -> list[str]:
     wider = [sum(r > 1 for r in t) for t in totals]
     lines += [
         "",
-        f"All {len(totals[0])} instances: geometric mean {geometric(totals[0]):.3f} (fast), "
-        f"{geometric(totals[1]):.3f} (default); wider than the best published interval: {wider[0]} (fast), "
-        f"{wider[1]} (default).",
+        (
+            f"All {len(totals[0])} instances: geometric mean {geometric(totals[0]):.3f} (fast), "
+            f"{geometric(totals[1]):.3f} (default); wider than the best published interval: {wider[0]} (fast), "
+            f"{wider[1]} (default)."
+        ),
     ]
     return lines
 
