@@ -11,7 +11,7 @@ import pytest
 from qebgate.errors import DataError, ExitCode, ModelError, ReplayError
 from qebgate.runtimes import replay
 from qebgate.runtimes.patch import redirect_output
-from qebgate.runtimes.profiles import Runtime
+from qebgate.runtimes.profiles import DEPLOYED, Runtime
 from qebgate.runtimes.replay import Limits, Replayer, cpu_features, runtime_version
 from tests.support.tflite_builder import Builder
 
@@ -45,7 +45,7 @@ X = np.random.default_rng(0).normal(size=(50, 1, 4)).astype(np.float32)
 W = (np.arange(12, dtype=np.float32) / 10).reshape(3, 4)
 
 
-@pytest.mark.parametrize("runtime", Runtime)
+@pytest.mark.parametrize("runtime", DEPLOYED)
 def test_float_model_and_its_logits(runtime: Runtime) -> None:
     logits = np.maximum(X, 0) @ W.T
     with Replayer(float_net(), runtime, output=3) as r:

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.bit_exactness import inputs_of, logits_of
 from qebgate.adapters.tflite.reader import read_tflite
 from qebgate.errors import ModelError
-from qebgate.runtimes.profiles import Runtime
+from qebgate.runtimes.profiles import DEPLOYED, Runtime
 from qebgate.runtimes.replay import Replayer
 from qebgate.semantics.execute import run_int
 
@@ -39,14 +39,14 @@ def _same(path: Path, inputs: int, runtime: Runtime) -> None:
         np.testing.assert_array_equal(run_int(cut, x, runtime)[cut.outputs[0]], theirs)
 
 
-@pytest.mark.parametrize("runtime", Runtime)
+@pytest.mark.parametrize("runtime", DEPLOYED)
 @pytest.mark.parametrize("path", DIGITS + TINY, ids=lambda p: p.stem)
 def test_models_of_the_repository(path: Path, runtime: Runtime) -> None:
     _same(path, 40, runtime)
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("runtime", Runtime)
+@pytest.mark.parametrize("runtime", DEPLOYED)
 @pytest.mark.parametrize("name", DATA)
 def test_models_of_the_benchmark(name: str, runtime: Runtime, benchmark_data: Path) -> None:
     _same(benchmark_data / "tflite" / f"{name}.tflite", 12, runtime)
