@@ -5,6 +5,7 @@ Letters: B inputs, k live entries of a tensor of n, m live entries of an output.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -51,7 +52,7 @@ class Part:
         return Part(self.base, self.live[chosen], self.lo[chosen], self.hi[chosen])
 
 
-class Network:
+class Network(ABC):
     """What both sides share: parts of tensors, steps in topological order, and their execution."""
 
     def __init__(self, graph: Graph, source: Part) -> None:
@@ -79,11 +80,13 @@ class Network:
                 need.update(inputs)
         self.steps = kept[::-1]
 
+    @abstractmethod
     def base(self, tensor: int) -> Array:
-        raise NotImplementedError
+        """A tensor's values where every free input is at its base, flattened."""
 
+    @abstractmethod
     def restrict(self, node: Node, live: tuple[int, ...]) -> tuple[Part, Step]:
-        raise NotImplementedError
+        """What a node's output can be, and how to compute its live entries from those of its inputs."""
 
     def constant(self, node: Node) -> Part:
         none = np.empty(0)
