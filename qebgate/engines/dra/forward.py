@@ -216,8 +216,13 @@ def max_pool(layer: MaxPool, x: Gap) -> tuple[Gap, Resolved]:
     h = Interval(take(x.float.lo, -np.inf).max(1), take(x.float.hi, -np.inf).max(1))
     g = Interval(take(x.quantized.lo, -np.inf).max(1), take(x.quantized.hi, -np.inf).max(1))
     codes = None if x.codes is None else (take(x.codes[0], -(2**31)).max(1), take(x.codes[1], -(2**31)).max(1))
-    # max is 1-Lipschitz per entry: the gap of maxima is between the extreme gaps of a window
-    delta = Interval(take(x.delta.lo, np.inf).min(1), take(x.delta.hi, -np.inf).max(1))
+    # max hq - max h is at most the gap where the quantized side has its maximum, at least that where the float side has
+    delta = Interval(
+        np.where(_candidates(take(x.float.lo, -np.inf), take(x.float.hi, -np.inf)), x.delta.lo[idx], np.inf).min(1),
+        np.where(
+            _candidates(take(x.quantized.lo, -np.inf), take(x.quantized.hi, -np.inf)), x.delta.hi[idx], -np.inf
+        ).max(1),
+    )
     # a runtime may flush subnormal numbers to zero
     h, delta = h.widened(TINY32, TINY32), delta.widened(TINY32, TINY32)
     if codes is None:
@@ -228,6 +233,11 @@ def max_pool(layer: MaxPool, x: Gap) -> tuple[Gap, Resolved]:
     d = q.minus(z).meet(Interval(x.delta.lo[h_idx], x.delta.hi[h_idx]) if (h_idx == g_idx).all() else q.minus(z))
     out = Gap(h, g, delta, codes)
     return out, _resolve_max(layer, x, out, (h_idx, h_win, g_idx, g_win), (z, q, d))
+
+
+def _candidates(lo: F64, hi: F64) -> NDArray[np.bool_]:
+    """Entries of each window that can be its maximum (padding is -inf throughout)."""
+    return (hi >= lo.max(axis=1, keepdims=True)) & (hi > -np.inf)
 
 
 def _dominant(lo: F64, hi: F64) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
