@@ -11,7 +11,7 @@ from qebgate.domains.lines import above
 from qebgate.engines.dra.analysis import Analysis
 from qebgate.engines.dra.backward import Form
 from qebgate.engines.dra.program import program
-from qebgate.engines.dra.slopes import _descend, _Side
+from qebgate.engines.dra.slopes import Side, _descend
 from qebgate.runtimes.profiles import Runtime
 from tests.domains.test_lines import exact, random_neuron
 from tests.engines.tiny import ENTRIES, RUNTIMES, outside, tiny
@@ -27,10 +27,10 @@ def test_any_slopes_and_mixtures_give_lines_above(part: int) -> None:
         rng = np.random.default_rng(seed)
         r = random_neuron(rng)
         n = r.neurons
-        sides: list[tuple[int, _Side]] = []
+        sides: list[tuple[int, Side]] = []
         for sign, m in ((1, n), (-1, n.mirrored())):
             up = above(m)
-            side = _Side.of(m, (up.h, up.g, up.d))
+            side = Side.of(m, (up.h, up.g, up.d))
             side.h.slope[:] = rng.choice([0.0, 1.0, rng.random()])
             if hasattr(side.g, "slope") and hasattr(side.g, "points"):
                 side.g.slope[:] = rng.choice([0.0, 1.0, rng.random()])

@@ -9,7 +9,7 @@ with plain intervals.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,6 +169,17 @@ def resolve(
         terms=layer.terms,
         sizes=tuple(v.size for v in x),
     )  # fmt: skip
+
+
+def resized(r: Resolved, pre: PreActivation) -> Resolved:
+    """A layer whose lines were replaced, with magnitudes that cover them."""
+    zm, qm, dm = pre.z.magnitude, pre.q.magnitude, pre.d.magnitude
+    return replace(
+        r,
+        h_size=np.maximum(r.h_size, _line_size(r.over[0], r.under[0], zm)),
+        g_size=np.maximum(r.g_size, _line_size(r.over[1], r.under[1], qm)),
+        d_size=np.maximum(r.d_size, np.maximum(_gap_size(r.over[2], zm, qm, dm), _gap_size(r.under[2], zm, qm, dm))),
+    )
 
 
 def _sizes(maps: Sequence[LinearMap], xs: Sequence[F64], bias: F64) -> F64:

@@ -19,7 +19,7 @@ from qebgate.domains.gap import Gap, Interval
 from qebgate.domains.layers import ROOT, Affine
 from qebgate.domains.lines import Breakpoints, GapLine, Line, Neurons, clamp_points, gap_lines, staircase_points, total
 from qebgate.engines.dra.backward import Form, Resolved
-from qebgate.engines.dra.forward import PreActivation, neurons
+from qebgate.engines.dra.forward import PreActivation, neurons, resized
 from qebgate.numerics.rounding import F64
 
 RATE, LOGIT_RATE, DECAY = 0.03, 1.0, 0.96
@@ -28,6 +28,14 @@ SURE = 6.0
 """Logit of the candidate that the unoptimised analysis would take."""
 
 Vectors = tuple[F64, F64, F64]
+Lines = tuple[Line, Line, GapLine]
+"""Of (h, hq, delta)."""
+
+
+def mirror(lines: Lines) -> Lines:
+    """Lines from below as lines from above of the mirrored neurons, or back."""
+    h, g, d = lines
+    return Line(h.slope, -h.intercept), Line(g.slope, -g.intercept), GapLine(d.d, d.z, d.q, -d.intercept)
 
 
 class _Adam:
@@ -44,7 +52,7 @@ class _Adam:
         return rate * m / (np.sqrt(v) + 1e-12)
 
 
-class _Slope:
+class Slope:
     """One slope per neuron of a function with known breakpoints."""
 
     def __init__(self, points: Breakpoints, start: Line) -> None:
@@ -59,7 +67,7 @@ class _Slope:
         self.slope = np.clip(self.slope - self.adam.step(gradient, RATE * rate), 0.0, 1.0)
 
 
-class _Mixture:
+class Mixture:
     """Convex combinations of candidate lines above delta, ``[K, m]`` each."""
 
     def __init__(self, lines: Sequence[GapLine], start: GapLine, n: Neurons) -> None:
@@ -99,29 +107,29 @@ class _Mixture:
 
 
 @dataclass
-class _Side:
+class Side:
     """The tunable lines of one layer from above, in its own or in mirrored coordinates."""
 
-    h: _Slope
-    g: _Slope | Line
-    d: _Mixture
+    h: Slope
+    g: Slope | Line
+    d: Mixture
 
     @classmethod
-    def of(cls, n: Neurons, start: tuple[Line, Line, GapLine]) -> _Side:
-        h = _Slope(clamp_points(n.z, n.a, n.b), start[0])
-        g: _Slope | Line = start[1]
+    def of(cls, n: Neurons, start: Lines) -> Side:
+        h = Slope(clamp_points(n.z, n.a, n.b), start[0])
+        g: Slope | Line = start[1]
         if n.unit is not None and n.k is not None:
-            g = _Slope(staircase_points(n.q, n.k, n.unit, n.above / n.unit), start[1])
-        return cls(h, g, _Mixture(gap_lines(n, start[1])[0], start[2], n))
+            g = Slope(staircase_points(n.q, n.k, n.unit, n.above / n.unit), start[1])
+        return cls(h, g, Mixture(gap_lines(n, start[1])[0], start[2], n))
 
-    def lines(self) -> tuple[Line, Line, GapLine]:
+    def lines(self) -> Lines:
         return self.h.line(), self.g if isinstance(self.g, Line) else self.g.line(), self.d.line()
 
     def descend(self, sizes: Vectors, at: Vectors, rate: float) -> None:
         """``sizes`` are |coefficients| of (h, hq, delta) on this side, ``at`` the propagated (D, z, zq)."""
         _, z, q = at
         self.h.descend(sizes[0], z, rate)
-        if isinstance(self.g, _Slope):
+        if isinstance(self.g, Slope):
             self.g.descend(sizes[1], q, rate)
         self.d.descend(sizes[2], at, rate)
 
@@ -131,13 +139,11 @@ class _Tuned:
     """A layer with its lines from above and, in mirrored coordinates, from below."""
 
     resolved: Resolved
-    over: _Side
-    under: _Side
+    over: Side
+    under: Side
 
     def current(self) -> Resolved:
-        h, g, d = self.under.lines()
-        lower = (Line(h.slope, -h.intercept), Line(g.slope, -g.intercept), GapLine(d.d, d.z, d.q, -d.intercept))
-        return replace(self.resolved, over=self.over.lines(), under=lower)
+        return replace(self.resolved, over=self.over.lines(), under=mirror(self.under.lines()))
 
 
 def tune(
@@ -155,12 +161,8 @@ def tune(
     for r in layers:
         if r.output in affine:
             n = neurons(*affine[r.output])[0]
-            mirrored = (
-                Line(r.under[0].slope, -r.under[0].intercept),
-                Line(r.under[1].slope, -r.under[1].intercept),
-                GapLine(r.under[2].d, r.under[2].z, r.under[2].q, -r.under[2].intercept),
-            )
-            tuned[r.output] = _Tuned(r, _Side.of(n, r.over), _Side.of(n.mirrored(), mirrored))
+            sides = Side.of(n, r.over), Side.of(n.mirrored(), mirror(r.under))
+            tuned[r.output] = _Tuned(r, *sides)
     best, lowest = list(layers), np.inf
     rate = 1.0
     for _ in range(iterations):
@@ -178,7 +180,7 @@ def tune(
                 t.over.descend((pos[0], pos[1], pos[2]), at, rate)
                 t.under.descend((neg[0], neg[1], neg[2]), (-at[0], -at[1], -at[2]), rate)
         rate *= DECAY
-    return best
+    return [resized(r, affine[r.output][1]) if r.output in tuned else r for r in best]
 
 
 @dataclass
