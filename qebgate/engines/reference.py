@@ -10,6 +10,7 @@ import numpy as np
 from qebgate.domains.layers import Affine, Layer
 from qebgate.engines.dra.analysis import Analysis, Settings
 from qebgate.engines.dra.program import program, shadowed
+from qebgate.engines.float_ranges import Ranges
 from qebgate.numerics.rounding import F64, U32, U64, up
 from qebgate.task import Task
 
@@ -17,13 +18,19 @@ FLOAT64_SHARE = 2 * U64 / U32
 """Error bounds of float64 evaluation relative to float32's: they are proportional to the unit roundoff."""
 
 
-def reference_error(task: Task, settings: Settings, pulse: Callable[[], None] = lambda: None) -> F64:
+def reference_error(
+    task: Task, settings: Settings, pulse: Callable[[], None] = lambda: None, ranges: Ranges | None = None
+) -> F64:
     """``e [K]``: for every input of the region, ``|reference - float64 execution| <= e``.
 
     Both are evaluations of the same exact network with bounded error in every neuron; each error is
     bounded by a shadow program, whose gap is the computed network minus the exact one.  With
     ``float_semantics: real`` only our own float64 execution has an error.
+
+    ``ranges`` are what is known of the float network's pre-activations over the region (see
+    :mod:`qebgate.engines.float_ranges`); with them nearly all neurons are on one side of their clamp.
     """
+    del ranges  # not used yet
     p = shadowed(program(replace(task, float_semantics="float32")))
     index = np.asarray(task.outputs, dtype=np.intp)
 
