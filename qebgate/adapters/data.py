@@ -19,7 +19,7 @@ from typing import IO, cast
 
 import numpy as np
 
-from qebgate.adapters.files import read_file
+from qebgate.adapters.files import read_file, zip_directory
 from qebgate.errors import DataError, printable
 from qebgate.ir.tensor import Array, frozen
 
@@ -142,17 +142,12 @@ def _from_npz(data: bytes, array: str | None, where: str) -> Array:
 
 
 def _check_directory(data: bytes, where: str) -> None:
-    """Refuse archives whose directory is large or not where numpy writes it.
-
-    ``zipfile`` builds an object for every entry that the directory claims.
-    """
-    end = len(data) - 22
-    plain = end >= 0 and data[end : end + 4] == b"PK\x05\x06" and data[-2:] == b"\0\0"
-    if not plain or data[max(0, end - 20) :].startswith(b"PK\x06\x07"):
+    """Refuse archives whose directory is large or not where numpy writes it."""
+    size = zip_directory(data)
+    if size is None:
         raise DataError(
             "QEB449", "the .npz file is damaged or truncated", where=where, fix="save it again with numpy.savez"
         )
-    size = int.from_bytes(data[end + 12 : end + 16], "little")
     if size > MAX_DIRECTORY:
         raise DataError("QEB447", "the .npz file has too many arrays", where=where)
 

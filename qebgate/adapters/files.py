@@ -59,5 +59,17 @@ def refuse_lfs(start: bytes, path: Path, error: type[QebgateError]) -> None:
         )
 
 
+def zip_directory(data: bytes) -> int | None:
+    """Size in bytes of the directory that a zip archive claims; None where it is not where plain writers put it.
+
+    ``zipfile`` builds an object for every entry of the directory, so it must be small before it is read.
+    """
+    end = len(data) - 22
+    plain = end >= 0 and data[end : end + 4] == b"PK\x05\x06" and data[-2:] == b"\0\0"
+    if not plain or data[max(0, end - 20) :].startswith(b"PK\x06\x07"):
+        return None
+    return int.from_bytes(data[end + 12 : end + 16], "little")
+
+
 def _reason(e: Exception) -> str:
     return printable((e.strerror if isinstance(e, OSError) else None) or str(e))

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from qebgate.errors import ModelError, printable
 from qebgate.ir.tensor import DType, Tensor
+from qebgate.numerics.rounding import F64
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,21 @@ class Source:
     @property
     def label(self) -> str:
         return printable(self.path)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Folded:
+    """That a node with weights is two in the model itself: ``y = t (W x + b) + s``, t and s per output channel.
+
+    The node's weights ``t W`` and bias ``t b + s`` are their products in float64.  The reference
+    evaluates the two steps in float32, which has another roundoff: ``scale`` [m] is ``|t|``,
+    ``magnitude`` [m] bounds the sum of the absolute terms behind the bias, and ``roundings`` counts the
+    float32 roundings (in units of 2**-24, relative to those terms) that the second step adds.
+    """
+
+    scale: F64
+    magnitude: F64
+    roundings: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +53,7 @@ class Node:
     attrs: object
     index: int
     version: int = 1
+    folded: Folded | None = None
 
     @property
     def origin(self) -> str:
@@ -136,4 +153,4 @@ class Graph:
         return replace(self, nodes=tuple(reversed(keep)), outputs=(output,))
 
 
-__all__ = ["DType", "Graph", "Node", "Source", "Tensor"]
+__all__ = ["DType", "Folded", "Graph", "Node", "Source", "Tensor"]

@@ -69,22 +69,36 @@ def float_error(node: Node, graph: Graph, magnitude: Magnitudes) -> F64:
     return np.where(np.isnan(e), np.inf, e)
 
 
-def _linear(n: int, total: F64, weights: F64) -> F64:
-    """``total = |W| X + |b|`` of n products; a subnormal input may be read as zero, times its weight."""
-    e = gamma(n + 1, U32) * total + (2 * n + 2 + n * float(weights.max(initial=0.0))) * TINY32
-    return np.where(total < _OVERFLOW, e, np.inf)
+def _linear(node: Node, n: int, total: F64, weights: F64) -> F64:
+    """``total = |W| X + |b|`` of n products; a subnormal input may be read as zero, times its weight.
+
+    Where another step is folded in (see :class:`~qebgate.ir.graph.Folded`), ``total`` is that of the
+    folded weights: the first step's relative error is scaled with its result, and the second step adds
+    its own roundings of terms that ``total`` counts.  Each step may flush what it computes.
+    """
+    inputs = n * float(weights.max(initial=0.0))
+    f = node.folded
+    if f is None:
+        e = gamma(n + 1, U32) * total + (2 * n + 2 + inputs) * TINY32
+        return np.where(total < _OVERFLOW, e, np.inf)
+    flushed = (2 * n + 4) * np.maximum(f.scale, 1.0) + 6 + inputs
+    e = gamma(n + 1 + f.roundings, U32) * total + flushed * TINY32
+    return np.where(total < _OVERFLOW * np.minimum(f.scale, 1.0), e, np.inf)
 
 
 def _fully_connected(node: Node, graph: Graph, x: list[F64]) -> F64:
     lin = LinearNode.of(node, graph)
     w = np.abs(lin.weights.astype(np.float64))
     total = x[0].reshape(-1, w.shape[1]) @ w.T
-    if lin.bias is not None:
-        total = total + np.abs(lin.bias.astype(np.float64))
-    return _linear(w.shape[1], total, w).reshape(lin.y.shape)
+    bias = _bias_magnitude(lin)
+    if bias is not None:
+        total = total + bias
+    return _linear(node, w.shape[1], total, w).reshape(lin.y.shape)
 
 
 def _bias_magnitude(lin: LinearNode) -> F64 | None:
+    if lin.node.folded is not None:
+        return lin.node.folded.magnitude
     return None if lin.bias is None else np.abs(lin.bias.astype(np.float64))
 
 
@@ -92,7 +106,7 @@ def _conv(node: Node, graph: Graph, x: list[F64]) -> F64:
     lin, sem = LinearNode.of(node, graph), SEMANTICS["CONV_2D"]
     assert isinstance(sem, Conv2D)
     w = np.abs(lin.weights.astype(np.float64))
-    return _linear(w[0].size, correlate(sem.window(node, graph), x[0], w, _bias_magnitude(lin)), w)
+    return _linear(node, w[0].size, correlate(sem.window(node, graph), x[0], w, _bias_magnitude(lin)), w)
 
 
 def _depthwise(node: Node, graph: Graph, x: list[F64]) -> F64:
@@ -100,7 +114,7 @@ def _depthwise(node: Node, graph: Graph, x: list[F64]) -> F64:
     assert isinstance(sem, DepthwiseConv2D)
     w = np.abs(lin.weights.astype(np.float64))
     total = correlate_depthwise(sem.window(node, graph), x[0], w, _bias_magnitude(lin))
-    return _linear(w.shape[1] * w.shape[2], total, w)
+    return _linear(node, w.shape[1] * w.shape[2], total, w)
 
 
 def _average(n: int, mean: F64) -> F64:
