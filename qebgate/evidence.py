@@ -74,4 +74,15 @@ class Stopped:
     detail: str
 
 
-Evidence = Bound | Witness | Stopped
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """An estimate, never judged: what rounding alone may cost (``worst``), and the ``span`` that the outputs have.
+
+    See :mod:`qebgate.engines.noise_floor`.
+    """
+
+    worst: float
+    span: float
+
+
+Evidence = Bound | Witness | Stopped | Floor

@@ -18,7 +18,7 @@ import numpy as np
 
 from qebgate._version import __version__
 from qebgate.errors import DataError, ModelError, PolicyError, QebgateError
-from qebgate.evidence import silent
+from qebgate.evidence import Floor, silent
 from qebgate.plan import Job, Plan, PlannedCheck, make_plan
 from qebgate.policy import PolicyFile
 from qebgate.result import CheckError, CheckResult, Report, TaskResult, WitnessResult
@@ -290,6 +290,7 @@ def run_job(
         engine=v.engine,
         seconds=time.monotonic() - start,
         witness=_witness(job, v) if v.verdict == "fail" else None,
+        noise_floor=next(((e.worst, e.span) for e in evidence if isinstance(e, Floor)), None),
     )
 
 

@@ -57,6 +57,8 @@ class TaskResult:
     engine: str | None
     seconds: float
     witness: WitnessResult | None = None
+    noise_floor: tuple[float, float] | None = None
+    """An estimate of what rounding alone may cost, and the span of the outputs; None where nobody asked."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

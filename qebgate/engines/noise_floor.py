@@ -9,11 +9,14 @@ with the derivatives of the float network at the region's centre (reverse mode t
 layers).  Where that is beyond the limit, or near the range of the outputs, a region with many free inputs
 will stay unknown however hard the bounds try: ask about points, segments or a few free inputs instead.
 An estimate for people and for choosing engines, not a bound: nothing is proven from it.
+
+It steers the portfolio: where it is beyond the limit and beyond the outputs' own range, and intervals
+cannot fix enough codes either, bounds and solvers are not tried and the answer is an UNKNOWN at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,9 +25,12 @@ from numpy.typing import NDArray
 from qebgate.domains.gap import Gap, Interval
 from qebgate.domains.layers import ROOT, Affine, Layer, MaxPool, Opaque
 from qebgate.domains.linear_map import gather
+from qebgate.engines.dra.analysis import Analysis, Settings
 from qebgate.engines.dra.contributions import Reference, behind_curve, input_layers
-from qebgate.engines.dra.program import Program
+from qebgate.engines.dra.program import Program, direct, program
+from qebgate.evidence import Floor
 from qebgate.numerics.rounding import F64
+from qebgate.task import Task
 
 CHUNK = 1 << 22
 """Bytes of one array of derivatives."""
@@ -51,8 +57,29 @@ class NoiseFloor:
         return float(self.floor.max(initial=0.0))
 
 
-def noise_floor(p: Program, outputs: Sequence[int]) -> NoiseFloor:
-    """The floor of a task's program at the centre of its box.
+def steer(task: Task, pulse: Callable[[], None] = lambda: None) -> tuple[Floor, bool]:
+    """The floor of a task, and whether it says that bounds are hopeless.
+
+    They are where the floor is beyond the limit and beyond the range that the quantized outputs have at
+    all, even if only those neurons count whose codes intervals leave open: a small region may fix most.
+    """
+    p = direct(program(task))
+    noise = noise_floor(p, task.outputs)
+    grid = next((x.grid for x in p.layers if isinstance(x, Affine) and x.output == noise.output), None)
+    floor = Floor(noise.worst, noise.span if grid is None else float(np.subtract(*grid.range[::-1])))
+    # a limit on a softmax says nothing about what goes into it
+    enough = max(floor.span, task.prop.limit * task.prop.unit if noise.output == p.output else 0.0)
+    if grid is None or not noise.worst > enough:
+        return floor, False
+    states = Analysis(p.layers, p.box, Settings(refine=False), pulse=pulse).run().states
+    is_open = {k: s.codes[0] < s.codes[1] for k, s in states.items() if s.codes is not None}
+    return floor, noise_floor(p, task.outputs, is_open).worst > enough
+
+
+def noise_floor(
+    p: Program, outputs: Sequence[int], is_open: Mapping[int, NDArray[np.bool_]] | None = None
+) -> NoiseFloor:
+    """The floor of a task's program at the centre of its box; of the neurons that ``is_open``, by value (None: all).
 
     Where the compared value is bounded by intervals only (softmax, sigmoid), that of what goes into it:
     all its entries, because each of them moves every output.
@@ -66,7 +93,7 @@ def noise_floor(p: Program, outputs: Sequence[int]) -> NoiseFloor:
     widest = max(v.size for v in reference.values.values())
     rows = max(1, CHUNK // (8 * widest))
     noise = [
-        _per_layer(p.layers, reference, output, part)
+        _per_layer(p.layers, reference, (output, part), is_open or {})
         for part in np.array_split(index, max(1, -(-index.size // rows)))
         if part.size
     ]
@@ -77,8 +104,14 @@ def noise_floor(p: Program, outputs: Sequence[int]) -> NoiseFloor:
     return NoiseFloor(output, index, floor, float(np.ptp(value)), layers)
 
 
-def _per_layer(layers: Sequence[Layer], at: Reference, output: int, index: NDArray[np.intp]) -> Mapping[int, F64]:
-    """Every rounding layer's share of the floor of some entries, by the layer's output."""
+def _per_layer(
+    layers: Sequence[Layer],
+    at: Reference,
+    target: tuple[int, NDArray[np.intp]],
+    is_open: Mapping[int, NDArray[np.bool_]],
+) -> Mapping[int, F64]:
+    """Every rounding layer's share of the floor of some entries of a value, by the layer's output."""
+    output, index = target
     inputs = input_layers(layers)
     one = np.zeros((index.size, at.values[output].size))
     one[np.arange(index.size), index] = 1.0
@@ -96,7 +129,8 @@ def _per_layer(layers: Sequence[Layer], at: Reference, output: int, index: NDArr
             z, (a, b) = at.pre[layer.output], layer.float_range
             g = g * ((z > a) & (z < b))
             if layer.grid is not None and layer.output not in inputs and (layer.below.any() or layer.above.any()):
-                shares[layer.output] = np.abs(g).sum(axis=1) * (layer.grid.unit / 2)
+                counted = np.abs(g) if layer.output not in is_open else np.abs(g) * is_open[layer.output]
+                shares[layer.output] = counted.sum(axis=1) * (layer.grid.unit / 2)
             for m, i in zip(layer.f, layer.inputs, strict=True):
                 if i != ROOT:
                     add(i, m.back(g))

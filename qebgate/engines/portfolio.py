@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from qebgate.engines.base import Engine
@@ -12,14 +13,21 @@ from qebgate.engines.dra.engine import Dra
 from qebgate.engines.enumerate import Enumerate
 from qebgate.engines.execute import Execute
 from qebgate.engines.falsify import Falsify
-from qebgate.engines.guard import GuardedStop
+from qebgate.engines.guard import Guard, GuardedStop
 from qebgate.engines.milp import Milp
+from qebgate.engines.noise_floor import steer
 from qebgate.evidence import Bound, Evidence, Progress, Stopped, Witness, silent
 from qebgate.numerics.rounding import passes
 from qebgate.properties import Property
 from qebgate.task import Budget, Task
 
 ORDER: tuple[type[Engine], ...] = (Execute, Falsify, Dra, Enumerate, Milp)
+HOPELESS: tuple[type[Engine], ...] = (Dra, Milp)
+"""Engines that treat rounding as free noise: not tried where the noise floor says that nothing can come of it."""
+FEW = 1 << 12
+"""Regions of so few inputs are executed before anything is searched or bounded: that answers everything."""
+SHARE = 8
+"""Part of its effort that the search still gets where no bound can follow."""
 
 
 def run(
@@ -31,7 +39,9 @@ def run(
 ) -> list[Evidence]:
     """Evidence on a task from the named engines (all where None), in the order of :data:`ORDER`.
 
-    Stops as soon as the property is refuted by a replayed witness, or proven and witnessed.
+    Stops as soon as the property is refuted by a replayed witness, or proven and witnessed.  Where the
+    engines are not named, the task's noise floor (:func:`qebgate.engines.noise_floor.steer`) says whether
+    bounds are worth trying; it is part of the evidence.
     """
     if session is None:
         with Session(progress) as own:
@@ -39,8 +49,18 @@ def run(
     session.progress = progress
     start = time.monotonic()
     found: list[Evidence] = []
-    for engine in (cls() for cls in ORDER):
+    hopeless = False
+    if engines is None and not (task.cell.is_point or _enumerable(task, budget)):
+        with suppress(GuardedStop):  # the engines will say so themselves
+            floor, hopeless = steer(task, Guard(budget))
+            found.append(floor)
+    if hopeless:
+        budget = replace(budget, falsify=budget.falsify // SHARE)
+    for engine in (cls() for cls in order(task)):
         if engines is not None and engine.name not in engines:
+            continue
+        if hopeless and isinstance(engine, HOPELESS):
+            found.append(Stopped(engine.name, "effort", "not tried: the noise floor is beyond any useful bound"))
             continue
         left = budget.seconds - (time.monotonic() - start)
         if left <= 0:
@@ -55,6 +75,17 @@ def run(
         if answered(task.prop, found):
             break
     return found
+
+
+def order(task: Task) -> Sequence[type[Engine]]:
+    """The engines for one task, cheap to dear."""
+    if task.cell.codes is None or task.cell.count is None or task.cell.count > FEW:
+        return ORDER
+    return (Execute, Enumerate, *(e for e in ORDER if e not in (Execute, Enumerate)))
+
+
+def _enumerable(task: Task, budget: Budget) -> bool:
+    return task.cell.codes is not None and task.cell.count is not None and task.cell.count <= budget.enumerate
 
 
 def answered(prop: Property, found: Sequence[Evidence]) -> bool:

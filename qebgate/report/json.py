@@ -78,6 +78,9 @@ def _task(t: TaskResult) -> dict[str, Any]:
         "evidence": t.evidence,
         "engine": t.engine,
         "seconds": t.seconds,
+        "noise_floor": None
+        if t.noise_floor is None
+        else {"floor": _number(t.noise_floor[0]), "span": _number(t.noise_floor[1])},
         "witness": None
         if w is None
         else {
@@ -164,6 +167,7 @@ RESULT_SCHEMA: dict[str, Any] = {
                         evidence=_EVIDENCE,
                         engine=_nullable("string"),
                         seconds=_NUMBER,
+                        noise_floor={"anyOf": [{"type": "null"}, _object(floor=_MAYBE_NUMBER, span=_MAYBE_NUMBER)]},
                         witness={
                             "anyOf": [
                                 {"type": "null"},

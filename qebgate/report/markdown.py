@@ -73,7 +73,7 @@ def _check(c: CheckResult) -> str:
 
 def _task(t: TaskResult, c: CheckResult) -> str:
     figures = f"{text.witnessed(t.witnessed, c.limit)} | {text.proven(t.proven, c.limit)}"
-    note = text.gap_words(t)
+    note = text.gap_words(t) or text.noise_words(t)
     if t.witness is not None and t.witness.file is not None:
         note += f"; input in {t.witness.file}"
     return (

@@ -84,6 +84,8 @@ def _details(c: CheckResult, console: Console, n: int = 5) -> None:
             f"  row {t.index}, {printable(t.runtime)}: {t.reason or t.verdict}; {figures}, limit {text.number(c.limit)}"
         )
         _line(console, words + (f" ({printable(t.engine)})" if t.engine else ""))
+        if text.noise_words(t):
+            _line(console, f"    {text.noise_words(t)}")
         if t.witness is not None:
             _line(console, f"    {text.gap_words(t)}")
             if t.witness.file is not None:

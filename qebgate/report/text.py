@@ -76,6 +76,19 @@ def gap_words(task: TaskResult) -> str:
     return f"output {task.outputs[k]}: quantized - float = {float(w.gap[k])!r}"
 
 
+def noise_words(task: TaskResult) -> str:
+    """What the noise floor says about an open task; nothing where it is no reason."""
+    if task.verdict != "unknown" or task.noise_floor is None:
+        return ""
+    floor, span = task.noise_floor
+    if not floor > span:
+        return ""
+    return (
+        f"rounding alone may cost {floor:.3g} (an estimate), more than the outputs' range of {span:.3g}: no bound "
+        "over so many inputs can be useful; ask about points, segments or few free inputs"
+    )
+
+
 def reproduce(report: Report, checks: list[str]) -> str:
     """The command that repeats these checks here."""
     words = [*report.command]

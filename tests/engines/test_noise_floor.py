@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,19 @@ from qebgate.adapters.tflite.reader import read_tflite
 from qebgate.domains.gap import Interval
 from qebgate.domains.layers import ROOT, Affine, CodeGrid
 from qebgate.domains.linear_map import Dense
+from qebgate.engines import portfolio
 from qebgate.engines.dra.program import Program, program
-from qebgate.engines.noise_floor import NoiseFloor, noise_floor
+from qebgate.engines.noise_floor import NoiseFloor, noise_floor, steer
+from qebgate.evidence import Bound, Stopped
 from qebgate.ir.align import align
+from qebgate.properties import Property
 from qebgate.regions.cell import Cell, InputCodec
-from qebgate.runtimes.profiles import Runtime
+from qebgate.runtimes.profiles import DEPLOYED, Runtime
+from qebgate.task import Budget, Task
+from qebgate.verdict import judge
 from tests.engines.tiny import ENTRIES, tiny
-from tests.laws.pairs import task_of
+from tests.laws.pairs import float_twin, task_of
+from tests.support.tflite_builder import Builder
 
 
 def test_two_layers_by_hand() -> None:
@@ -80,3 +87,41 @@ def test_figures_of_real_pairs(
     got = real_pair(benchmark_data / "tflite" / folder, float_name, quantized_name, outputs)
     assert got.worst == pytest.approx(floor, rel=0.02)
     assert got.span == pytest.approx(span, rel=0.02)
+
+
+def noisy_task(folder: Path, runtime: Runtime, radius: int) -> Task:
+    """Two coarse hidden layers of 12 without an activation, whose roundings add up in narrow outputs."""
+    rng, b = np.random.default_rng(0), Builder()
+    x = at = b.tensor((1, 12), "int8", scale=0.02)
+    for size, scale in ((12, 1.0), (12, 1.0), (3, 0.09)):
+        w = b.tensor((size, 12), "int8", data=rng.choice([-100, 100], (size, 12)), scale=0.01)
+        y = b.tensor((1, size), "int8", scale=scale)
+        b.op("FULLY_CONNECTED", [at, w, -1], [y], version=4)
+        at = y
+    model = b.build([x], [at])
+    files = folder / "float.tflite", folder / "int8.tflite"
+    for file, content in zip(files, (float_twin(model, rng), model), strict=True):
+        file.write_bytes(content)
+    pair = align(*(read_tflite(f) for f in files))
+    codec = InputCodec.of(pair.quantized, "nearest")
+    middle = np.full(pair.quantized.input.shape, 0, np.int32)
+    lo, hi = middle - radius, middle + radius
+    low, high, centre = (codec.grid(c).astype(np.float64) for c in (lo, hi, middle))
+    return task_of(pair, Cell(low, high, (lo, hi), 0, centre), codec, runtime)
+
+
+@pytest.mark.parametrize("runtime", DEPLOYED)
+def test_where_rounding_alone_is_too_much_the_answer_comes_at_once(tmp_path: Path, runtime: Runtime) -> None:
+    task = noisy_task(tmp_path, runtime, 4)
+    floor, hopeless = steer(task)
+    assert hopeless and floor.worst > floor.span > 0
+    budget = Budget(falsify=64, enumerate=64, milp=0.0)
+    found = portfolio.run(replace(task, prop=Property("max_abs", 23.0)), budget)
+    verdict = judge(Property("max_abs", 23.0), "proof", found)
+    assert (verdict.verdict, verdict.reason, verdict.proven) == ("unknown", "effort", None)
+    assert {e.engine for e in found if isinstance(e, Stopped)} >= {"dra", "milp"}
+    # engines that the policy names are run all the same
+    assert [type(e) for e in portfolio.run(task, budget, engines=("dra",))] == [Bound]
+    # a limit above the floor is worth trying, and so is a region that fixes most codes
+    assert not steer(replace(task, prop=Property("max_abs", 100.0)))[1]
+    assert not steer(noisy_task(tmp_path, runtime, 0))[1]
