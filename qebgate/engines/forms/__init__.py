@@ -1,0 +1,1 @@
+"""Forward affine forms: bounds of regions with few free inputs, by the columns of those inputs."""
