@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from qebgate.adapters.dense import dense_graph, dense_network
+from qebgate.adapters.keras import SUFFIXES as KERAS_SUFFIXES
+from qebgate.adapters.keras import read_keras
+from qebgate.adapters.npz import DenseNetwork, read_npz
 from qebgate.adapters.tflite import read_tflite
 from qebgate.errors import ModelError, printable
 from qebgate.ir.graph import Graph
@@ -11,8 +15,13 @@ from qebgate.ir.graph import Graph
 
 def load_model(path: Path) -> Graph:
     """Read a model of any supported format, chosen by the file's suffix; raises ModelError."""
-    if path.suffix.lower() == ".tflite":
+    suffix = path.suffix.lower()
+    if suffix == ".tflite":
         return read_tflite(path)
+    if suffix in KERAS_SUFFIXES:
+        return read_keras(path)
+    if suffix == ".npz":
+        return dense_graph(read_npz(path))
     what = "a folder (SavedModel)" if path.is_dir() else f"suffix {printable(path.suffix)!r}"
     raise ModelError(
         "QEB404",
@@ -21,3 +30,8 @@ def load_model(path: Path) -> Graph:
         found=what,
         fix="convert the model to .tflite: tf.lite.TFLiteConverter.from_keras_model(model).convert()",
     )
+
+
+def load_dense(path: Path) -> DenseNetwork:
+    """Read a network of dense layers, from .npz or from a Keras file; raises ModelError."""
+    return dense_network(read_keras(path)) if path.suffix.lower() in KERAS_SUFFIXES else read_npz(path)

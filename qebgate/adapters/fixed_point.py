@@ -8,15 +8,14 @@ from fractions import Fraction
 
 import numpy as np
 
+from qebgate.adapters.dense import dense_graph
 from qebgate.adapters.npz import DenseNetwork
 from qebgate.errors import UnsupportedError
 from qebgate.ir.graph import Graph, Node, Source
 from qebgate.ir.tensor import Array, DType, QuantParams, Tensor
 from qebgate.numerics.fixed_point import round_half_away
 from qebgate.numerics.rounding import F64
-from qebgate.semantics.base import Activation
 from qebgate.semantics.fixed_point import DenseAttrs, FixedPointDense, FixedPointInput, InputAttrs
-from qebgate.semantics.fully_connected import FullyConnectedAttrs
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +59,7 @@ def build(net: DenseNetwork, how: FixedPoint, input_scale: Fraction | None) -> t
     ``input_scale`` is what one step of the input is worth to the float network (None: as to the
     quantized one).  Raises UnsupportedError where the bits do not fit together.
     """
-    return _float(net, input_scale or how.input_scale), _quantized(net, how)
-
-
-def _float(net: DenseNetwork, scale: Fraction) -> Graph:
-    n = net.inputs
-    tensors = [Tensor("input", (1, n), DType.FLOAT32), Tensor("scaled", (1, n), DType.FLOAT32)]
-    nodes = [Node("FIXED_POINT_INPUT", (0,), (1,), InputAttrs(scale), 0)]
-    for k, (w, b) in enumerate(net.layers):
-        last = k == len(net.layers) - 1
-        at = len(tensors)
-        tensors += [
-            Tensor(f"w{k}", w.shape, DType.FLOAT32, None, w),
-            Tensor(f"b{k}", b.shape, DType.FLOAT32, None, b),
-            Tensor("output" if last else f"h{k}", (1, w.shape[0]), DType.FLOAT32),
-        ]
-        attrs = FullyConnectedAttrs(Activation.NONE if last else Activation.RELU, keep_dims=False)
-        nodes.append(Node("FULLY_CONNECTED", (at - 1, at, at + 1), (at + 2,), attrs, k + 1))
-    source = Source(net.path, net.sha256, "npz")
-    return Graph(tuple(tensors), tuple(nodes), (0,), (len(tensors) - 1,), source)
+    return dense_graph(net, input_scale or how.input_scale), _quantized(net, how)
 
 
 def _quantized(net: DenseNetwork, how: FixedPoint) -> Graph:

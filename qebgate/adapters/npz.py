@@ -24,11 +24,15 @@ F32 = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DenseNetwork:
-    """Layers ``(w [out, in], b [out])``, float32; ReLU after all but the last.  ``sha256`` is the file's."""
+    """Layers ``(w [out, in], b [out])``, float32; ReLU after all but the last.  ``sha256`` is the file's.
+
+    The file need not be an .npz file: ``format`` says what it is.
+    """
 
     layers: tuple[tuple[F32, F32], ...]
     path: str
     sha256: str
+    format: str = "npz"
 
     @property
     def inputs(self) -> int:
@@ -54,7 +58,7 @@ def read_npz(path: Path) -> DenseNetwork:
     layers: list[tuple[F32, F32]] = []
     width: int | None = None
     for k in range(depth):
-        w, b = (_float32(arrays[f"{kind}{k}"], f"{where}: array {kind}{k}") for kind in "wb")
+        w, b = (float32_constant(arrays[f"{kind}{k}"], f"{where}: array {kind}{k}") for kind in "wb")
         if w.ndim != 2 or b.ndim != 1 or w.shape[1] != b.size or width not in (None, w.shape[0]):
             before = "" if width is None else f" after a layer of {width}"
             raise ModelError(
@@ -71,7 +75,7 @@ def read_npz(path: Path) -> DenseNetwork:
     return DenseNetwork(tuple(layers), str(path), hashlib.sha256(data).hexdigest())
 
 
-def _float32(a: Array, where: str) -> F32:
+def float32_constant(a: Array, where: str) -> F32:
     """float32 and float16 arrays only: any other conversion would round the reference itself."""
     if a.dtype not in (np.dtype(np.float32), np.dtype(np.float16)):
         raise ModelError(

@@ -136,28 +136,30 @@ class Session:
     def witness(self, task: Task, inputs: Inputs, engine: str) -> Witness:
         """Replay one input in the runtime, on both sides.
 
-        With ``float_semantics: real`` the float side is enclosed in exact arithmetic instead, and the
-        gap is the value of the enclosure that is nearest to 0: what is certain.
+        With ``float_semantics: real`` the float side is enclosed in exact arithmetic instead, and a float
+        model that no runtime here evaluates (a Keras file) in all its float32 evaluations.  The gap is then
+        the value of the enclosure that is nearest to 0: what is certain.
         """
         pick = list(task.outputs)
         given = inputs.x if inputs.codes is None else inputs.codes
         q = self.outputs(task.pair.quantized, given, task.runtime)[0, pick]
-        if task.float_semantics == "float32":
+        runs = task.runtime is Runtime.FIXED_POINT or task.pair.float.source.format == "tflite"
+        if task.float_semantics == "float32" and runs:
             gap = q - self.outputs(task.pair.float, inputs.x, task.runtime)[0, pick]
             slack = np.abs(gap) * (2 * U64)  # the subtraction's rounding
         else:
-            gap, slack = _certain(Interval.point(q).minus(_exact_float(task, inputs)))
+            gap, slack = _certain(Interval.point(q).minus(_enclosed_float(task, inputs)))
         x = frozen(inputs.x[0].copy())
         return Witness(x, None if inputs.codes is None else frozen(inputs.codes[0].copy()), gap, True, engine, slack)
 
 
-def _exact_float(task: Task, inputs: Inputs) -> Interval:
-    """The exact float outputs [K] at one input."""
+def _enclosed_float(task: Task, inputs: Inputs) -> Interval:
+    """The float outputs [K] at one input, whatever ``float_semantics`` allows them to be."""
     x = inputs.x[0].astype(np.float64)
     # an input of a real-valued region is not on the grid, whatever codes the application made of it
     codes = None if task.cell.codes is None or inputs.codes is None else (inputs.codes[0], inputs.codes[0])
     point = Cell(x, x, codes, task.cell.index, x)
-    p = program(replace(task, cell=point, float_semantics="real"))
+    p = program(replace(task, cell=point))
     return Analysis(p.layers, p.box).run().float_value(p.output, np.asarray(task.outputs, np.intp))
 
 

@@ -25,10 +25,11 @@ _ERRORS = (
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """The two members that say what the network is."""
+    """The members of a file; ``metadata`` names the version of Keras."""
 
     config: bytes
     weights: bytes
+    metadata: bytes | None
 
 
 def read_archive(data: bytes, where: str) -> Archive:
@@ -38,10 +39,10 @@ def read_archive(data: bytes, where: str) -> Archive:
         with zipfile.ZipFile(BytesIO(data)) as z:
             entries = z.infolist()
             _check_members(entries, len(data), where)
-            read = {e.filename: z.read(e) for e in entries if e.filename != "metadata.json"}
+            read = {e.filename: z.read(e) for e in entries}
     except _ERRORS as e:
         raise _damaged(where, printable(e)) from None
-    return Archive(read["config.json"], read["model.weights.h5"])
+    return Archive(read["config.json"], read["model.weights.h5"], read.get("metadata.json"))
 
 
 def _check_members(entries: list[zipfile.ZipInfo], size: int, where: str) -> None:

@@ -1,0 +1,374 @@
+"""What each layer computes, in operators of .tflite files.  A layer is one function in :data:`LAYERS`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, cast
+
+import numpy as np
+
+from qebgate.adapters.keras.config import Layer
+from qebgate.adapters.keras.draft import FACTORS, NORMALIZE, Draft, Normalization
+from qebgate.adapters.keras.settings import Settings
+from qebgate.adapters.keras.weights import Weights
+from qebgate.errors import UnsupportedError
+from qebgate.ir.tensor import Array
+from qebgate.semantics.add import AddAttrs
+from qebgate.semantics.base import Activation
+from qebgate.semantics.conv_2d import Conv2DAttrs
+from qebgate.semantics.depthwise_conv_2d import DepthwiseConv2DAttrs
+from qebgate.semantics.fully_connected import FullyConnectedAttrs
+from qebgate.semantics.mean import MeanAttrs
+from qebgate.semantics.pool_2d import Pool2DAttrs
+from qebgate.semantics.softmax import SoftmaxAttrs
+from qebgate.semantics.windows import Stride, Window
+
+MAX_ELEMENTS = 2**27
+KERAS_2_EPSILON = 1.001e-5
+"""Keras 2 replaces a smaller epsilon of batch normalization by this one on 4-axis tensors, Keras 3 does not."""
+ACTIVATIONS = MappingProxyType(
+    {"relu": "RELU", "relu6": "RELU6", "sigmoid": "LOGISTIC", "tanh": "TANH", "softmax": "SOFTMAX"}
+)
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of a layer: ``x`` are the values it reads."""
+
+    draft: Draft
+    weights: Weights
+    layer: Layer
+    s: Settings
+    x: tuple[int, ...]
+    keras: int
+
+    @property
+    def name(self) -> str:
+        return self.layer.name
+
+    def only(self, *ranks: int) -> int:
+        """The only input, which has one of these numbers of axes (any where none is given)."""
+        if len(self.x) != 1:
+            raise self.refuse(f"{len(self.x)} inputs")
+        (x,) = self.x
+        if ranks and len(self.shape(x)) not in ranks:
+            raise self.refuse(f"an input of shape {self.shape(x)}")
+        return x
+
+    def shape(self, x: int) -> tuple[int, ...]:
+        return self.draft.shapes[x]
+
+    def variables(self, **shapes: tuple[int, ...]) -> list[Array]:
+        return self.weights.of(self.layer, list(shapes), list(shapes.values()))
+
+    def emit(self, op: str, x: tuple[int, ...], shape: tuple[int, ...], attrs: object, **constants: Array | None) -> int:
+        if any(d <= 0 for d in shape) or math.prod(shape) > MAX_ELEMENTS:
+            raise UnsupportedError(
+                "QEB416", "a tensor is too large, or has no elements", where=f"{self.s.where}: {self.layer.label}",
+                found=str(shape),
+            )  # fmt: skip
+        return self.draft.emit(op, x, shape, attrs, self.name, **constants)
+
+    def reshape(self, x: int, shape: tuple[int, ...]) -> int:
+        return self.draft.reshape(x, shape, self.name)
+
+    def activate(self, x: int, key: str = "activation") -> int:
+        """The layer's own activation function."""
+        kind = self.s.one_of(key, ("linear", *ACTIVATIONS, None))
+        if kind in (None, "linear"):
+            return x
+        return self.apply(ACTIVATIONS[kind], x)
+
+    def apply(self, op: str, x: int) -> int:
+        return self.emit(op, (x,), self.shape(x), SoftmaxAttrs(1.0) if op == "SOFTMAX" else None)
+
+    def refuse(self, found: str) -> UnsupportedError:
+        return UnsupportedError(
+            "QEB479",
+            "a layer is used in a way that is not supported",
+            where=f"{self.s.where}: {self.layer.label}",
+            found=found,
+        )
+
+
+Build = Callable[[Call], int]
+
+
+def _dense(c: Call) -> int:
+    x, units, bias = c.only(2, 3, 4), c.s.integer("units"), c.s.flag("use_bias", True)
+    shape = c.shape(x)
+    arrays = c.variables(kernel=(shape[-1], units), **({"bias": (units,)} if bias else {}))
+    attrs = FullyConnectedAttrs(Activation.NONE, keep_dims=len(shape) > 2)
+    kernel = np.ascontiguousarray(arrays[0].T)
+    y = c.emit("FULLY_CONNECTED", (x,), (*shape[:-1], units), attrs, weights=kernel, bias=(arrays + [None])[1])
+    return c.activate(y)
+
+
+def _geometry(c: Call, axes: int) -> tuple[Stride, tuple[int, int]]:
+    """Padding, steps and kernel of a convolution over one or two axes (one: the second of two)."""
+    c.s.channels_last()
+    c.s.only("groups", 1)
+    same = c.s.one_of("padding", ("valid", "same", "causal") if axes == 1 else ("valid", "same")) == "same"
+    one = (1,) * (2 - axes)
+    kernel, stride, dilation = (
+        cast("tuple[int, int]", (*one, *c.s.integers(k, axes, d)))
+        for k, d in (("kernel_size", None), ("strides", 1), ("dilation_rate", 1))
+    )
+    return Stride(same, stride, dilation), kernel
+
+
+def _windowed(c: Call, x: int, how: Stride, kernel: tuple[int, int], channels: int) -> tuple[int, ...]:
+    shape = c.shape(x)
+    return (1, *Window.of((shape[1], shape[2]), kernel, how).out, channels)
+
+
+def _conv(c: Call, x: int, how: Stride, kernel: Array, bias: Array | None) -> int:
+    """``kernel`` is HWIO, as Keras has it."""
+    shape = _windowed(c, x, how, kernel.shape[:2], kernel.shape[3])  # type: ignore[arg-type]
+    w = np.ascontiguousarray(kernel.transpose(3, 0, 1, 2))
+    return c.emit("CONV_2D", (x,), shape, Conv2DAttrs(how, Activation.NONE), weights=w, bias=bias)
+
+
+def _depthwise(c: Call, x: int, how: Stride, kernel: Array, bias: Array | None) -> int:
+    """``kernel`` is ``[H, W, C, M]``; output channel ``c M + m``."""
+    k, j, depth, multiplier = kernel.shape
+    shape = _windowed(c, x, how, (k, j), depth * multiplier)
+    w = np.ascontiguousarray(kernel.reshape(1, k, j, depth * multiplier))
+    attrs = DepthwiseConv2DAttrs(how, Activation.NONE, multiplier)
+    return c.emit("DEPTHWISE_CONV_2D", (x,), shape, attrs, weights=w, bias=bias)
+
+
+def _conv_2d(c: Call) -> int:
+    x, m, (how, kernel) = c.only(4), c.s.integer("filters"), _geometry(c, 2)
+    w, b = _kernel_and_bias(c, (*kernel, c.shape(x)[3], m), m)
+    return c.activate(_conv(c, x, how, w, b))
+
+
+def _conv_1d(c: Call) -> int:
+    x, m, (how, kernel) = c.only(3), c.s.integer("filters"), _geometry(c, 1)
+    depth = c.shape(x)[2]
+    w, b = _kernel_and_bias(c, (kernel[1], depth, m), m)
+    if c.s.get("padding") == "causal":
+        x = _pad(c, x, ((0, 0), ((kernel[1] - 1) * how.dilation[1], 0), (0, 0)))
+    x = c.reshape(x, (1, 1, *c.shape(x)[1:]))
+    y = c.activate(_conv(c, x, how, w[None], b))
+    return c.reshape(y, (1, *c.shape(y)[2:]))
+
+
+def _kernel_and_bias(c: Call, shape: tuple[int, ...], m: int, kernel: str = "kernel") -> tuple[Array, Array | None]:
+    bias = c.s.flag("use_bias", True)
+    arrays = c.variables(**{kernel: shape}, **({"bias": (m,)} if bias else {}))
+    return arrays[0], arrays[1] if bias else None
+
+
+def _depthwise_conv_2d(c: Call) -> int:
+    x, multiplier, (how, kernel) = c.only(4), c.s.integer("depth_multiplier", 1), _geometry(c, 2)
+    depth = c.shape(x)[3]
+    name = "kernel" if c.keras >= 3 else "depthwise_kernel"
+    w, b = _kernel_and_bias(c, (*kernel, depth, multiplier), depth * multiplier, name)
+    return c.activate(_depthwise(c, x, how, w, b))
+
+
+def _separable_conv_2d(c: Call) -> int:
+    x, m, multiplier, (how, kernel) = (
+        c.only(4), c.s.integer("filters"), c.s.integer("depth_multiplier", 1), _geometry(c, 2),
+    )  # fmt: skip
+    depth = c.shape(x)[3]
+    bias = c.s.flag("use_bias", True)
+    first, second, *b = c.variables(
+        depthwise_kernel=(*kernel, depth, multiplier),
+        pointwise_kernel=(1, 1, depth * multiplier, m),
+        **({"bias": (m,)} if bias else {}),
+    )
+    y = _depthwise(c, x, how, first, None)
+    return c.activate(_conv(c, y, Stride(False, (1, 1)), second, b[0] if b else None))
+
+
+def _batch_normalization(c: Call) -> int:
+    x = c.only(2, 3, 4)
+    shape = c.shape(x)
+    m, rank = shape[-1], len(shape)
+    axis = c.s.get("axis", -1)
+    axes = cast("list[Any]", axis) if isinstance(axis, list) else [axis]
+    if axes not in ([-1], [rank - 1]):
+        c.s.wrong("axis", axis)
+    c.s.only("renorm", False)
+    epsilon = c.s.real("epsilon")
+    if not 0.0 <= epsilon <= 1.0 or (c.keras < 3 and epsilon < KERAS_2_EPSILON):
+        c.s.wrong("epsilon", epsilon)
+    scale, center = c.s.flag("scale", True), c.s.flag("center", True)
+    names = ["gamma"] * scale + ["beta"] * center + ["moving_mean", "moving_variance"]
+    found = {n: a.astype(np.float64) for n, a in zip(names, c.variables(**dict.fromkeys(names, (m,))), strict=True)}
+    zero = np.zeros(m)
+    variance = found["moving_variance"] + epsilon
+    with np.errstate(invalid="ignore", divide="ignore"):
+        factor = found.get("gamma", zero + 1.0) / np.sqrt(variance)
+    usual = (variance >= FACTORS[0]) & (variance <= FACTORS[1]) & (np.abs(factor) >= FACTORS[0])
+    if not (usual & (np.abs(factor) <= FACTORS[1])).all():
+        raise c.refuse("a channel's variance is not positive, or its factor is 0 or beyond 2^40")
+    n = Normalization(factor, found["moving_mean"], found.get("beta", zero))
+    return c.emit(NORMALIZE, (x,), shape, n)
+
+
+def _activation(c: Call) -> int:
+    return c.activate(c.only())
+
+
+def _relu(c: Call) -> int:
+    x = c.only()
+    for key in ("negative_slope", "threshold"):
+        c.s.only(key, 0.0, None)
+    top = c.s.get("max_value")
+    if top not in (None, 6.0) or isinstance(top, bool):
+        c.s.wrong("max_value", top)
+    return c.apply("RELU" if top is None else "RELU6", x)
+
+
+def _softmax(c: Call) -> int:
+    x = c.only()
+    rank, axis = len(c.shape(x)), c.s.get("axis", -1)
+    if type(axis) is not int or axis not in (-1, rank - 1):
+        c.s.wrong("axis", axis)
+    return c.apply("SOFTMAX", x)
+
+
+def _pool_2d(op: str) -> Build:
+    def build(c: Call) -> int:
+        c.s.channels_last()
+        x, kernel = c.only(4), cast("tuple[int, int]", c.s.integers("pool_size", 2))
+        stride = kernel if c.s.get("strides") is None else cast("tuple[int, int]", c.s.integers("strides", 2))
+        how = Stride(c.s.one_of("padding", ("valid", "same")) == "same", stride)
+        shape = _windowed(c, x, how, kernel, c.shape(x)[3])
+        return c.emit(op, (x,), shape, Pool2DAttrs(kernel, how, Activation.NONE))
+
+    return build
+
+
+def _global_average(rank: int) -> Build:
+    def build(c: Call) -> int:
+        c.s.channels_last()
+        x, keep = c.only(rank), c.s.flag("keepdims", False)
+        channels = c.shape(x)[-1]
+        axes = np.arange(1, rank - 1, dtype=np.int32)
+        shape = (1, *(1,) * (rank - 2), channels) if keep else (1, channels)
+        return c.emit("MEAN", (x,), shape, MeanAttrs(keep), constant=axes)
+
+    return build
+
+
+def _global_max_2d(c: Call) -> int:
+    """One window over everything."""
+    c.s.channels_last()
+    x, keep = c.only(4), c.s.flag("keepdims", False)
+    _, h, w, m = c.shape(x)
+    y = c.emit("MAX_POOL_2D", (x,), (1, 1, 1, m), Pool2DAttrs((h, w), Stride(False, (1, 1)), Activation.NONE))
+    return y if keep else c.reshape(y, (1, m))
+
+
+def _flatten(c: Call) -> int:
+    c.s.channels_last()
+    x = c.only()
+    return c.reshape(x, (1, math.prod(c.shape(x))))
+
+
+def _reshape(c: Call) -> int:
+    x, target = c.only(), c.s.get("target_shape")
+    dims = list(cast("list[Any]", target)) if isinstance(target, (list, tuple)) else []
+    size, known = math.prod(c.shape(x)), math.prod(d for d in dims if d != -1)
+    valid = all(type(d) is int and (d > 0 or d == -1) for d in dims) and dims.count(-1) <= 1 and len(dims) <= 5
+    if not dims or not valid or (size % known if -1 in dims else size != known):
+        c.s.wrong("target_shape", target)
+    return c.reshape(x, (1, *(size // known if d == -1 else d for d in dims)))
+
+
+def _pad(c: Call, x: int, amounts: Sequence[tuple[int, int]]) -> int:
+    shape = tuple(n + a + b for n, (a, b) in zip(c.shape(x), amounts, strict=True))
+    return c.emit("PAD", (x,), shape, None, constant=np.array(amounts, np.int32))
+
+
+def _zero_padding_2d(c: Call) -> int:
+    c.s.channels_last()
+    x, found = c.only(4), c.s.get("padding")
+    sides = [found, found] if type(found) is int else found
+    pairs = [[v, v] if type(v) is int else v for v in cast("list[Any]", sides)] if isinstance(sides, list) else []
+    valid = len(pairs) == 2 and all(isinstance(p, (list, tuple)) and len(cast("list[Any]", p)) == 2 for p in pairs)
+    if not valid or not all(type(v) is int and 0 <= v < 1 << 16 for p in pairs for v in p):
+        c.s.wrong("padding", found)
+    (t, b), (left, r) = pairs
+    return _pad(c, x, ((0, 0), (t, b), (left, r), (0, 0)))
+
+
+def _add(c: Call) -> int:
+    """Two inputs or more, summed in order."""
+    if len(c.x) < 2:
+        raise c.refuse(f"{len(c.x)} inputs")
+    y = c.x[0]
+    for x in c.x[1:]:
+        if len(c.shape(x)) != len(c.shape(y)):
+            raise c.refuse(f"inputs of shapes {c.shape(y)} and {c.shape(x)}")
+        try:
+            shape = np.broadcast_shapes(c.shape(y), c.shape(x))
+        except ValueError:
+            raise c.refuse(f"inputs of shapes {c.shape(y)} and {c.shape(x)}") from None
+        y = c.emit("ADD", (y, x), shape, AddAttrs(Activation.NONE))
+    return y
+
+
+def _same(c: Call) -> int:
+    """Dropout does nothing when a network only computes."""
+    c.s.get("data_format")
+    return c.only()
+
+
+def _rescaling(c: Call) -> int:
+    if (c.s.real("scale"), c.s.real("offset", 0.0)) != (1.0, 0.0):
+        raise UnsupportedError(
+            "QEB479",
+            "a Rescaling layer needs MUL, which is not supported in this version",
+            where=f"{c.s.where}: {c.layer.label}",
+            found=f"scale {c.s.real('scale')}, offset {c.s.real('offset', 0.0)}",
+            fix="leave it out of both models and say it in the policy's `preprocess`",
+        )
+    return c.only()
+
+
+LAYERS = MappingProxyType[str, Build](
+    {
+        "Activation": _activation,
+        "Add": _add,
+        "AveragePooling2D": _pool_2d("AVERAGE_POOL_2D"),
+        "BatchNormalization": _batch_normalization,
+        "Conv1D": _conv_1d,
+        "Conv2D": _conv_2d,
+        "Dense": _dense,
+        "DepthwiseConv2D": _depthwise_conv_2d,
+        "Dropout": _same,
+        "Flatten": _flatten,
+        "GlobalAveragePooling1D": _global_average(3),
+        "GlobalAveragePooling2D": _global_average(4),
+        "GlobalMaxPooling2D": _global_max_2d,
+        "MaxPooling2D": _pool_2d("MAX_POOL_2D"),
+        "ReLU": _relu,
+        "Rescaling": _rescaling,
+        "Reshape": _reshape,
+        "SeparableConv2D": _separable_conv_2d,
+        "Softmax": _softmax,
+        "SpatialDropout2D": _same,
+        "ZeroPadding2D": _zero_padding_2d,
+    }
+)
+"""How each class is read.  ``InputLayer`` is the reader's own."""
+
+NOT_YET = MappingProxyType(
+    {
+        "Concatenate": "CONCATENATION",
+        "LeakyReLU": "LEAKY_RELU",
+        "Multiply": "MUL",
+        "Normalization": "SUB and MUL",
+        "Subtract": "SUB",
+    }
+)
+"""Layers that need an operator which this version does not have."""

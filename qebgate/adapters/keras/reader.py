@@ -1,0 +1,161 @@
+"""Keras models -> :class:`~qebgate.ir.graph.Graph`: ``.keras``, legacy ``.h5``, and models in memory.
+
+A file is data: its configuration is JSON, its weights are arrays.  Nothing in it is deserialised,
+imported or executed, and neither Keras nor TensorFlow is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qebgate.adapters.files import read_file
+from qebgate.adapters.keras.archive import read_archive
+from qebgate.adapters.keras.config import Layer, Network, Ref, parse_json, parse_network
+from qebgate.adapters.keras.draft import Draft
+from qebgate.adapters.keras.hdf5 import SIGNATURE, read_hdf5
+from qebgate.adapters.keras.layers import LAYERS, NOT_YET, Call
+from qebgate.adapters.keras.settings import Settings
+from qebgate.adapters.keras.weights import Keras3Weights, LegacyWeights, LiveWeights, Weights
+from qebgate.errors import ModelError, UnsupportedError, printable
+from qebgate.ir.graph import Graph, Source
+
+MAX_BYTES = 192 << 20
+SUFFIXES = (".keras", ".h5", ".hdf5")
+KNOWN = frozenset(LAYERS) | {"InputLayer"}
+
+
+def read_keras(path: Path) -> Graph:
+    """Read a ``.keras`` or ``.h5`` file as a float network in the normal form of converted files.
+
+    Raises ModelError for a file that is not one, UnsupportedError for a network that is not read.
+    """
+    data = read_file(path, MAX_BYTES, ModelError)
+    source = Source(str(path), hashlib.sha256(data).hexdigest(), "keras")
+    where = source.label
+    if data.startswith(SIGNATURE):
+        return _read_legacy(data, source)
+    if data[:4] != b"PK\x03\x04":
+        raise ModelError(
+            "QEB475",
+            "the file is neither a .keras archive nor an HDF5 file",
+            where=where,
+            fix="save the model with model.save('model.keras')",
+        )
+    archive = read_archive(data, where)
+    config = parse_json(archive.config, f"{where}: config.json")
+    metadata = {} if archive.metadata is None else parse_json(archive.metadata, f"{where}: metadata.json")
+    network = parse_network(config, where, _major(metadata.get("keras_version")), KNOWN, NOT_YET)
+    return _build(network, Keras3Weights.of_network(read_hdf5(archive.weights, where), network), source)
+
+
+def read_live(model: Any) -> Graph:
+    """A ``keras.Model`` or ``tf_keras.Model`` in memory, by its configuration and its weights.
+
+    The configuration goes through JSON, as it would into a file.  Raises as :func:`read_keras`.
+    """
+    where = f"Keras model {printable(getattr(model, 'name', '?'), 60)}"
+    try:
+        text = str(model.to_json())
+        arrays = {str(layer.name): [np.asarray(a) for a in layer.get_weights()] for layer in model.layers}
+        foreign = [layer for layer in model.layers if type(layer).__module__.split(".")[0] not in ("keras", "tf_keras")]
+    except (AttributeError, NotImplementedError, TypeError, ValueError) as e:
+        raise UnsupportedError(
+            "QEB478", "the model's layers cannot be listed", where=where, found=printable(e)
+        ) from None
+    if foreign:
+        kind = type(foreign[0])
+        raise UnsupportedError(
+            "QEB478",
+            "a layer is not one of Keras' own",
+            where=f"{where}: layer {printable(foreign[0].name, 60)}",
+            found=printable(f"{kind.__module__}.{kind.__qualname__}"),
+        )
+    config = parse_json(text, where)
+    network = parse_network(config, where, _major(config.get("keras_version", "3")), KNOWN, NOT_YET)
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(arrays):
+        for a in arrays[name]:
+            digest.update(f"{name} {a.shape} {a.dtype}".encode() + a.tobytes())
+    return _build(network, LiveWeights(arrays, where), Source(where, digest.hexdigest(), "keras-live"))
+
+
+def _read_legacy(data: bytes, source: Source) -> Graph:
+    where = source.label
+    file = read_hdf5(data, where)
+    root = file.attributes.get("", {})
+    text = root.get("model_config")
+    if not text:
+        raise UnsupportedError(
+            "QEB477",
+            "the HDF5 file has no configuration of a model",
+            where=where,
+            found="weights only" if "model_weights" not in file.attributes else "no attribute model_config",
+            fix="save the whole model: model.save('model.keras'), not save_weights",
+        )
+    network = parse_network(parse_json(text, where), where, _major(root.get("keras_version")), KNOWN, NOT_YET)
+    return _build(network, LegacyWeights(file), source)
+
+
+def _major(version: object) -> int:
+    """2 where it is not known: the stricter reading."""
+    first = str(version).split(".")[0]
+    return int(first) if first.isascii() and first.isdigit() and len(first) < 4 else 2
+
+
+def _build(network: Network, weights: Weights, source: Source) -> Graph:
+    draft = Draft(source.label)
+    values: dict[Ref, int] = {}
+    waiting = [(layer, k) for layer in network.layers for k in range(len(layer.calls))]
+    while waiting:
+        later: list[tuple[Layer, int]] = []
+        for layer, k in waiting:
+            if all(r in values for r in layer.calls[k]):
+                values[layer.name, k, 0] = _call(draft, weights, layer, k, values, network.keras)
+            else:
+                later.append((layer, k))
+        if len(later) == len(waiting):
+            raise _unconnected(source, later[0][0].calls[later[0][1]], values, later[0][0].label)
+        waiting = later
+    ends: list[tuple[int, ...]] = []
+    for refs in (network.inputs, network.outputs):
+        for r in refs:
+            if r not in values:
+                raise _unconnected(source, refs, values, "the model's ends")
+        ends.append(tuple(values[r] for r in refs))
+    inputs = {layer.name for layer in network.layers if layer.kind == "InputLayer"}
+    if not ends[0] or not ends[1] or {r[0] for r in network.inputs} != inputs or len(set(ends[0])) < len(ends[0]):
+        raise _unconnected(source, network.inputs, values, "the model's inputs")
+    return draft.finish(ends[0], ends[1], source)
+
+
+def _call(
+    draft: Draft, weights: Weights, layer: Layer, k: int, values: dict[Ref, int], keras: int
+) -> int:
+    settings = Settings(layer, draft.where)
+    if layer.kind == "InputLayer":
+        if layer.calls[k]:
+            raise ModelError("QEB477", "an input layer reads other layers", where=f"{draft.where}: {layer.label}")
+        for key in ("sparse", "ragged", "optional"):
+            settings.only(key, False, None)
+        shape = settings.shape()
+        settings.done()
+        return draft.value(layer.name, shape)
+    x = tuple(values[r] for r in layer.calls[k])
+    out = LAYERS[layer.kind](Call(draft, weights, layer, settings, x, keras))
+    settings.done()
+    return out
+
+
+def _unconnected(source: Source, refs: tuple[Ref, ...], values: dict[Ref, int], where: str) -> ModelError:
+    missing = [r for r in refs if r not in values]
+    return ModelError(
+        "QEB477",
+        "the model's layers are not connected as Keras connects them",
+        where=f"{source.label}: {where}",
+        found=printable(f"tensor {missing[0]}" if missing else "inputs and input layers differ", 120),
+    )
+
