@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from qebgate._version import __version__
-from qebgate.adapters import load_model
+from qebgate.adapters import load_dense, load_model
 from qebgate.adapters.data import fit_rows, load_rows
 from qebgate.adapters.fixed_point import FixedPoint, build
-from qebgate.adapters.npz import read_npz
 from qebgate.errors import DataError, ModelError, PolicyError, printable
 from qebgate.ir.align import align
 from qebgate.ir.graph import Graph
@@ -176,7 +175,7 @@ class _Planner:
         how, scale = _fixed_point(model.quantized.fixed_point), _input_scale(model)
         made = path, (how, scale)
         if made not in self.pairs:
-            self.pairs[made] = align(*build(read_npz(path), how, scale))
+            self.pairs[made] = align(*build(load_dense(path), how, scale))
         return self.pairs[made]
 
     def _codec(self, spec: CheckSpec, model: ModelSpec, region: RegionSpec, pair: Pair) -> InputCodec:

@@ -13,7 +13,9 @@ _RUNTIMES = ("envelope", "tflm", "tflm-single-rounding")
 _REGION_KINDS = ("segment", "vnnlib")
 _PROPERTY_KINDS = ("max_rel", "same_top1", "max_l2")
 _ENGINES = ("branch", "statistical")
-_SUFFIXES = (".keras", ".h5", ".npz", ".pb")
+_SUFFIXES = (".keras", ".h5", ".hdf5", ".npz", ".pb")
+_FLOAT_ONLY = _SUFFIXES[:-1]
+"""Formats of float references; no quantized model is read from them."""
 
 
 def later_features(data: Any) -> Iterator[tuple[Path, Path, str]]:
@@ -36,14 +38,13 @@ def _model(at: Path, model: dict[str, Any]) -> Iterator[tuple[Path, Path, str]]:
     for r in cast("list[Any]", runtime) if isinstance(runtime, list) else [runtime]:
         if r in _RUNTIMES:
             yield (*at, "runtime"), (*at, "runtime"), f"runtime `{r}`"
-    on_the_fly = isinstance(model.get("quantized"), dict)
     for key in ("float", "quantized"):
         path = model.get(key)
         if key == "float" and isinstance(path, dict):
             path = cast("dict[str, Any]", path).get("file")
         suffix = PurePath(path).suffix if isinstance(path, str) else ""
-        if suffix.lower() in _SUFFIXES and not (on_the_fly and suffix.lower() == ".npz"):
-            yield (*at, key), (*at, key), f"a model of format {suffix}"
+        if suffix.lower() in _SUFFIXES and not (key == "float" and suffix.lower() in _FLOAT_ONLY):
+            yield (*at, key), (*at, key), f"a {key} model of format {suffix}"
 
 
 def _region(at: Path, region: dict[str, Any]) -> Iterator[tuple[Path, Path, str]]:

@@ -180,7 +180,7 @@ class ModelSpec(Strict):
 
     float_: Annotated[
         Annotated[FilePath, Tag("text")] | Annotated[FloatFile, Tag("mapping")], Discriminator(_path_or_mapping)
-    ] = Field(alias="float", description="the float reference (.tflite; .npz of dense layers for `fixed_point`)")
+    ] = Field(alias="float", description="the float reference (.tflite, .keras, .h5, or .npz of dense layers)")
     quantized: Annotated[
         Annotated[FilePath, Tag("text")] | Annotated[OnTheFly, Tag("mapping")], Discriminator(_path_or_mapping)
     ] = Field(description="the quantized model (.tflite), or how to make it (`fixed_point`)")
