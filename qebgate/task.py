@@ -34,7 +34,8 @@ class Budget:
     """Deterministic limits of effort, and wall-clock and memory guards around them.
 
     ``enumerate`` inputs executed at most; ``dra`` multiply-adds of back-substitution; ``slopes`` iterations of slope
-    optimisation for a bound that is not within the limit (0: none); ``falsify``
+    optimisation for a bound that is not within the limit (0: none), then ``lp`` iterations of a linear program's solver
+    for each side of a compared output (0: none); ``falsify``
     executed inputs; ``milp`` solver effort in seconds of its deterministic clock (0: do not call it);
     ``seconds`` and ``memory`` guard one task (a task stopped by one is unknown, with that reason).
     """
@@ -42,6 +43,7 @@ class Budget:
     enumerate: int = 1 << 20
     dra: float = 2e11
     slopes: int = 60
+    lp: int = 0
     falsify: int = 4096
     milp: float = 20.0
     seconds: float = 120.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal
@@ -110,6 +111,46 @@ def checked(model: Model, raw: Raw) -> Result:
     if raw.ending is Ending.OPTIMAL and x is None:
         return refused("the solver calls the program solved without a solution")
     return Result(raw.ending, primal, x, raw.dual, None, raw.seconds)
+
+
+def row_multipliers(
+    model: Model, objectives: Iterable[F64], *, iterations: int, seconds: float
+) -> Iterator[F64 | None]:
+    """Multipliers of a linear program's rows, one array per objective to maximise; None where there are none.
+
+    GLOP's dual simplex, for so many iterations at most; ``seconds`` is a guard of the wall clock.
+    Positive on rows that hold from above.  Nothing is checked: whatever is built on them must be.
+    """
+    import numpy.typing  # noqa: F401, ICN001  # pyright: ignore[reportUnusedImport]
+    from ortools.math_opt.python import mathopt
+
+    if model.integer.any() or unfit(model) is not None:
+        return
+    program = _program(model)
+    variables = list(program.variables())
+    params = mathopt.SolveParameters(
+        time_limit=dt.timedelta(seconds=max(seconds, 0.01)),
+        iteration_limit=iterations,
+        lp_algorithm=mathopt.LPAlgorithm.DUAL_SIMPLEX,
+    )
+    for objective in objectives:
+        terms = ((variables[c], float(objective[c])) for c in np.flatnonzero(objective).tolist())
+        program.maximize_linear_objective(mathopt.LinearSum(v * c for v, c in terms))
+        try:
+            answer = mathopt.solve(program, mathopt.SolverType.GLOP, params=params)
+        except Exception:  # noqa: BLE001  (whatever the solver's wrapper raises is a failed solve)
+            yield None
+            continue
+        yield _multipliers(answer, model.row_lo.size)
+
+
+def _multipliers(answer: Any, rows: int) -> F64 | None:
+    if not answer.solutions or answer.solutions[0].dual_solution is None:
+        return None
+    y = np.zeros(rows)
+    for row, value in answer.solutions[0].dual_solution.dual_values.items():
+        y[row.id] = value
+    return y if np.isfinite(y).all() else None
 
 
 def run(model: Model, *, seconds: float, solver: Solver, seed: int) -> Raw:

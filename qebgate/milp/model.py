@@ -87,14 +87,26 @@ class Model:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scaled:
-    """A model in scaled variables, and how to come back: ``real = centre + scale * x``."""
+    """A model in scaled variables, and how to come back: ``real = centre + scale * x``.
+
+    Of ``rows`` stated rows those at ``kept`` are in the model, multiplied by ``factor``.
+    """
 
     model: Model
     centre: F64
     scale: F64
+    rows: int
+    kept: Index
+    factor: F64
 
     def real(self, x: F64) -> F64:
         return self.centre + self.scale * x
+
+    def multipliers(self, y: F64) -> F64:
+        """Multipliers of the stated rows from those of the model's."""
+        out = np.zeros(self.rows)
+        out[self.kept] = y * self.factor
+        return out
 
 
 Term = tuple[Csr, Index]
@@ -110,6 +122,7 @@ class Builder:
     _integer: list[Flags] = field(default_factory=list)
     _size: int = 0
     _rows: list[tuple[list[Term], F64, F64]] = field(default_factory=list)
+    _height: int = 0
 
     def variables(self, lo: F64, hi: F64, *, integer: bool = False) -> Index:
         """New variables in ``[lo, hi]``; returns their indices."""
@@ -123,8 +136,8 @@ class Builder:
         """Bounds of all variables so far."""
         return np.concatenate([np.empty(0), *self._lo]), np.concatenate([np.empty(0), *self._hi])
 
-    def rows(self, terms: Sequence[Term], lo: F64 | float, hi: F64 | float) -> None:
-        """New rows ``lo <= sum of terms <= hi`` (one-sided where infinite).
+    def rows(self, terms: Sequence[Term], lo: F64 | float, hi: F64 | float) -> Index:
+        """New rows ``lo <= sum of terms <= hi`` (one-sided where infinite); returns their indices.
 
         Coefficients may carry a relative error of four roundings, and ``lo``, ``hi`` one of four roundings
         of numbers of the row's size: both are covered by slack.
@@ -132,6 +145,8 @@ class Builder:
         m = terms[0][0].shape[0]
         if m:
             self._rows.append((list(terms), np.broadcast_to(lo, m).astype(float), np.broadcast_to(hi, m).astype(float)))
+        first, self._height = self._height, self._height + m
+        return np.arange(first, self._height, dtype=np.intp)
 
     def build(self) -> Scaled:
         """The scaled model, with objective 0."""
@@ -151,8 +166,9 @@ class Builder:
         a = _csr(a @ sp.diags(moving))
         a.eliminate_zeros()
         reach = np.maximum(np.abs(x_lo), np.abs(x_hi))
-        model = _normalised(Model(x_lo, x_hi, integer, a, row_lo, row_hi, np.zeros(lo.size)), reach)
-        return Scaled(_roomy(model), centre, scale)
+        stated = Model(x_lo, x_hi, integer, a, row_lo, row_hi, np.zeros(lo.size))
+        model, kept, factor = _normalised(stated, reach)
+        return Scaled(_roomy(model), centre, scale, self._height, kept, factor)
 
     def _matrix(self) -> tuple[Csr, F64, F64]:
         blocks: list[Csr] = []
@@ -191,8 +207,11 @@ def _roomy(m: Model) -> Model:
     return replace(m, lo=m.lo - wide, hi=m.hi + wide, row_lo=m.row_lo - ROOM, row_hi=m.row_hi + ROOM)
 
 
-def _normalised(m: Model, reach: F64) -> Model:
-    """Rows scaled to a largest coefficient in [1, 2); negligible coefficients and rows that never bind dropped."""
+def _normalised(m: Model, reach: F64) -> tuple[Model, Index, F64]:
+    """Rows scaled to a largest coefficient in [1, 2); negligible coefficients and rows that never bind dropped.
+
+    Also the rows that are left, and what each was multiplied by.
+    """
     a = m.matrix
     largest = abs(a).max(axis=1).toarray().ravel() if a.shape[0] else np.empty(0)
     factor = np.exp2(-np.floor(np.log2(np.where(largest > 0, largest, 1.0))))
@@ -210,4 +229,5 @@ def _normalised(m: Model, reach: F64) -> Model:
     row_lo, row_hi = np.where(row_lo < -most, -np.inf, row_lo), np.where(row_hi > most, np.inf, row_hi)
     keep = np.isfinite(row_lo) | np.isfinite(row_hi)
     keep &= np.diff(a.indptr) > 0
-    return replace(m, matrix=a[keep], row_lo=row_lo[keep], row_hi=row_hi[keep])
+    model = replace(m, matrix=a[keep], row_lo=row_lo[keep], row_hi=row_hi[keep])
+    return model, np.flatnonzero(keep), factor[keep]

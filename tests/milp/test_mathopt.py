@@ -126,3 +126,22 @@ def test_an_exception_of_the_solver_is_no_bound(monkeypatch: pytest.MonkeyPatch)
 def test_importing_loads_no_solver() -> None:
     code = "import sys, qebgate.engines.milp; sys.exit('ortools' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_row_multipliers_prove_the_optimum_of_a_linear_program() -> None:
+    m = knapsack(3)[0].relaxed()
+    found = list(mathopt.row_multipliers(m, [m.objective, -m.objective], iterations=1000, seconds=10))
+    assert len(found) == 2
+    for y, c in zip(found, (m.objective, -m.objective), strict=True):
+        assert y is not None
+        assert (y >= 0).all()  # rows hold from above
+        rest = c - m.matrix.T @ y
+        best = maximize(m.aiming(c), seconds=10)
+        assert best.dual == pytest.approx(float(y @ m.row_hi + np.maximum(rest, 0.0).sum()), abs=1e-6)
+
+
+def test_row_multipliers_of_unfit_or_integer_programs_are_none() -> None:
+    m, _ = knapsack(0)
+    assert list(mathopt.row_multipliers(m, [m.objective], iterations=10, seconds=1)) == []
+    wide = replace(m.relaxed(), hi=np.full(8, math.inf))
+    assert list(mathopt.row_multipliers(wide, [m.objective], iterations=10, seconds=1)) == []

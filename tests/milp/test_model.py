@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from qebgate.milp import mathopt
 from qebgate.milp.model import MAX_RANGE, Builder, Model, Scaled
 
 
@@ -120,3 +121,32 @@ def test_fixed_variables_and_rows_that_never_bind_disappear() -> None:
     assert s.model.matrix.nnz == 1
     assert holds_exactly(s, np.array([0.5, 1.0, 3.0]))
     assert not holds_exactly(s, np.array([0.6, 1.0, 3.0]))
+
+
+def test_multipliers_of_stated_rows() -> None:
+    """Of rows that were scaled, moved and partly dropped: weak duality in real units, to the solver's tolerance."""
+    rng = np.random.default_rng(5)
+    b = Builder()
+    x = b.variables(np.array([-3.0, 1e4, 0.0]), np.array([5.0, 1.3e4, 2e-3]))
+    a = sp.csr_matrix(rng.normal(size=(4, 3)) * [1.0, 1e-3, 1e3])
+    limits = a @ np.array([1.0, 1.1e4, 1e-3]) + np.array([0.1, 0.2, 1e9, 0.3])  # the third never binds
+    first = b.rows([(a, x)], -np.inf, limits)
+    last = b.rows([(np.ones(2), x[:2]), (np.ones(2), x[1:])], -np.inf, np.array([1.2e4, 1.25e4]))
+    assert first.tolist() == [0, 1, 2, 3]
+    assert last.tolist() == [4, 5]
+    s = b.build()
+    cost = np.array([1.0, 1e-3, 1e3])
+    (y,) = mathopt.row_multipliers(s.model, [cost * s.scale], iterations=1000, seconds=10)
+    assert y is not None
+    real = s.multipliers(y)
+    assert real.shape == (6,)
+    assert real[2] == 0.0
+    assert (real >= -1e-9).all()
+    rows = sp.vstack([a, sp.csr_matrix([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]])])
+    limits = np.append(limits, [1.2e4, 1.25e4])
+    rest = cost - rows.T @ real
+    lo, hi = b.bounds()
+    dual = float(real @ limits + np.maximum(rest * lo, rest * hi).sum())
+    best = mathopt.maximize(s.model.aiming(cost * s.scale), seconds=10)
+    assert best.dual is not None
+    assert dual == pytest.approx(best.dual + float(cost @ s.centre), rel=1e-3)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from qebgate.engines.concrete import Session
+from qebgate.engines.dra import lp
 from qebgate.engines.dra.analysis import Analysis, Settings
 from qebgate.engines.dra.program import direct, program
 from qebgate.engines.guard import Guard
@@ -28,6 +29,10 @@ class Dra:
         a = Analysis(p.layers, p.box, Settings(work=budget.dra), tick, Guard(budget)).run()
         index = np.asarray(task.outputs, dtype=np.intp)
         gap = a.gap(p.output, index)
+        wanted = task.prop.limit * task.prop.unit
         if budget.slopes and task.prop.of_box(gap.lo, gap.hi) > task.prop.limit:
-            gap = a.tuned(p.output, index, gap, task.prop.limit * task.prop.unit, budget.slopes)
+            gap = a.tuned(p.output, index, gap, wanted, budget.slopes)
+        if budget.lp and task.prop.of_box(gap.lo, gap.hi) > task.prop.limit:
+            left = budget.seconds - (time.monotonic() - start)
+            gap = lp.improved(a, (p.output, index), gap, wanted, budget.lp, left)
         return [Bound(gap.lo, gap.hi, "certified", self.name, time.monotonic() - start)]
