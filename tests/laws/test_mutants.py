@@ -16,7 +16,7 @@ from qebgate.domains import gap as gap_module
 from qebgate.domains import layers, lines
 from qebgate.domains.gap import Interval
 from qebgate.engines.dra import analysis as analysis_module
-from qebgate.engines.dra import backward, forward
+from qebgate.engines.dra import backward, forward, lp, slopes
 from qebgate.engines.dra import program as program_module
 from qebgate.engines.dra.analysis import Settings
 from qebgate.errors import InternalError
@@ -27,6 +27,7 @@ from qebgate.runtimes.profiles import DEPLOYED, Runtime
 from tests.engines.exact import evaluate, violations
 from tests.engines.test_exact import analysis as exact_analysis
 from tests.engines.test_exact import inputs as exact_inputs
+from tests.engines.test_lp import excluded as multipliers_exclude
 from tests.laws.contain import Seen, check, samples
 from tests.laws.pairs import grid_cell, one_operator, random_pair, real_cell, task_of
 
@@ -54,6 +55,11 @@ def _contains(twins, seed: int, runtime: Runtime, how: str, floats: str) -> str 
 def hunt(where: str, how: str = "grid", floats: str = "real", tries: int = 40) -> str | None:
     """The first violation on random pairs of an operator, on small ``networks``, or on ``exact`` dense pairs."""
     for seed in range(tries):
+        if where == "lp":
+            found = multipliers_exclude(seed)
+            if found:
+                return found
+            continue
         if where == "exact":
             try:
                 a, task, rng = exact_analysis(seed, big_bias=how == "bias", point=how in ("point", "bias"))
@@ -277,6 +283,40 @@ def _max_pool_takes_the_first(m: Patch) -> None:
     m.setattr(max_pool_2d, "taps", lambda *a: real(*a)[:, :1])
 
 
+def _intercept_not_mixed(m: Patch) -> None:
+    """Slopes of the mixture, intercept of its lowest line."""
+    real = slopes.Mixture.line
+    m.setattr(slopes.Mixture, "line", lambda self: replace(real(self), intercept=self.c.min(axis=0)))
+
+
+def _part_without_its_interval(m: Patch) -> None:
+    m.setattr(lp.Certificate, "_interval", lambda self, coefficients, part, x: coefficients - part)
+
+
+def _interval_of_the_wrong_end(m: Patch) -> None:
+    real = lp.Certificate._interval
+    m.setattr(lp.Certificate, "_interval", lambda self, c, part, x: real(self, c, part, Interval(x.lo, x.lo)))
+
+
+def _gap_taken_from_one_side_only(m: Patch) -> None:
+    """``tau (hq - delta)`` added to a form: not zero."""
+    real = lp.Certificate.relax
+
+    def relax(self, layer, form):
+        part = self._parts[layer.output]
+        zero = np.zeros((1, layer.bf.size))
+        h, d = (zero if c is None else c for c in (form.h, form.d))
+        return real(self, layer, replace(form, h=h + np.where(part.live, d - part.gap, 0.0)))
+
+    m.setattr(lp.Certificate, "relax", relax)
+
+
+def _line_without_its_points(m: Patch) -> None:
+    """A slope of its own with the intercept of another."""
+    real = lines.Breakpoints.line
+    m.setattr(lines.Breakpoints, "line", lambda self, slope: lines.Line(slope, real(self, 0 * slope + 1.0).intercept))
+
+
 MUTANTS = (
     Mutant("the rounding is dropped", _no_rounding, "ADD"),
     Mutant("mirroring keeps the envelope's sides", _mirror_keeps_the_envelope, "FULLY_CONNECTED", "truncate"),
@@ -307,6 +347,11 @@ MUTANTS = (
     Mutant("the quantized clamp taken for the float one", _relu_of_the_wrong_side, "exact"),
     Mutant("the gap of a clamped neuron is D", _delta_one_stream, "exact"),
     Mutant("a max pool sees one input", _max_pool_takes_the_first, "MAX_POOL_2D"),
+    Mutant("the intercepts of mixed lines are not mixed", _intercept_not_mixed, "lp"),
+    Mutant("a part of a form is dropped", _part_without_its_interval, "lp"),
+    Mutant("a part of a form takes the lower end for both", _interval_of_the_wrong_end, "lp"),
+    Mutant("the gap's identity loses a term", _gap_taken_from_one_side_only, "lp"),
+    Mutant("a line takes another slope's intercept", _line_without_its_points, "lp"),
 )
 
 
