@@ -40,8 +40,8 @@ class Crop:
         c = self.image[2]
         out = np.zeros((len(y), into.height, into.width, c))
         top, left = self.top - into.top, self.left - into.left
-        out[:, top : top + self.height, left : left + self.width] = y.reshape(-1, self.height, self.width, c)
-        return out.reshape(len(y), -1)
+        out[:, top : top + self.height, left : left + self.width] = y.reshape(len(y), self.height, self.width, c)
+        return out.reshape(len(y), into.size)
 
     def union(self, other: Crop) -> Crop:
         """The smallest rectangle around two."""

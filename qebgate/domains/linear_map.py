@@ -49,6 +49,12 @@ class LinearMap(ABC):
     @abstractmethod
     def back(self, y: F64) -> F64: ...
 
+    def pick(self, index: NDArray[np.intp]) -> F64:
+        """Rows of the matrix: coefficients ``[R, n]`` of single outputs."""
+        one = np.zeros((index.size, self.m))
+        one[np.arange(index.size), index] = 1.0
+        return self.back(one)
+
     @abstractmethod
     def _abs(self) -> LinearMap: ...
 
@@ -97,6 +103,9 @@ class Dense(LinearMap):
 
     def back(self, y: F64) -> F64:
         return (y.reshape(-1, self.w.shape[0]) @ self.w).reshape(len(y), self.n)
+
+    def pick(self, index: NDArray[np.intp]) -> F64:
+        return self.w[index] if self.rows == 1 else super().pick(index)
 
     def times(self, factor: float) -> Dense:
         """The map times a number; each weight is rounded once."""

@@ -133,12 +133,13 @@ class Session:
             return real_values(graph, y[graph.outputs[0]])
         return real_values(graph, self._get(graph, runtime).run(x))
 
-    def witness(self, task: Task, inputs: Inputs, engine: str) -> Witness:
+    def witness(self, task: Task, inputs: Inputs, engine: str, exact: Interval | None = None) -> Witness:
         """Replay one input in the runtime, on both sides.
 
         With ``float_semantics: real`` the float side is enclosed in exact arithmetic instead, and a float
         model that no runtime here evaluates (a Keras file) in all its float32 evaluations.  The gap is then
-        the value of the enclosure that is nearest to 0: what is certain.
+        the value of the enclosure that is nearest to 0: what is certain.  ``exact`` [K] holds the exact
+        float outputs, where the caller knows them.
         """
         pick = list(task.outputs)
         given = inputs.x if inputs.codes is None else inputs.codes
@@ -148,7 +149,8 @@ class Session:
             gap = q - self.outputs(task.pair.float, inputs.x, task.runtime)[0, pick]
             slack = np.abs(gap) * (2 * U64)  # the subtraction's rounding
         else:
-            gap, slack = _certain(Interval.point(q).minus(_enclosed_float(task, inputs)))
+            known = exact if task.float_semantics == "real" else None
+            gap, slack = _certain(Interval.point(q).minus(known or _enclosed_float(task, inputs)))
         x = frozen(inputs.x[0].copy())
         return Witness(x, None if inputs.codes is None else frozen(inputs.codes[0].copy()), gap, True, engine, slack)
 

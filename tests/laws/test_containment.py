@@ -15,7 +15,7 @@ from tests.laws.contain import Seen, analysed, check, samples
 from tests.laws.pairs import Twins, codec_of, grid_cell, one_operator, random_pair, real_cell, task_of
 
 RUNTIMES = DEPLOYED
-SETTINGS = (Settings(), Settings(refine=False), Settings(work=3e3), Settings(whole=2.0), Settings(chunk=1 << 10))
+SETTINGS = (Settings(), Settings(refine=False), Settings(work=3e3), Settings(work=3e4), Settings(chunk=1 << 10))
 
 
 def random_task(twins: Twins, seed: int, runtime: Runtime, floats: str | None = None, grid: bool | None = None):

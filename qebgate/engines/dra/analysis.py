@@ -12,13 +12,15 @@ from qebgate.domains.crop import Crop
 from qebgate.domains.gap import Gap, Interval, tighten
 from qebgate.domains.layers import ROOT, Affine, Layer, MaxPool, Opaque
 from qebgate.domains.linear_map import Conv, Depthwise, Scale
-from qebgate.engines.dra.backward import Backward, Form, Pre, Resolved
+from qebgate.engines.dra.backward import Backward, Form, Resolved
 from qebgate.engines.dra.forward import (
     PreActivation,
     activate,
     affine_intervals,
+    bare,
     constant_layer,
     max_pool,
+    outputs,
     resolve,
 )
 from qebgate.engines.dra.slopes import tune
@@ -33,14 +35,12 @@ class Settings:
     """Switches of the analysis.
 
     ``refine`` back-substitutes hidden layers (else intervals only).  ``work`` bounds the multiply-adds
-    of all hidden back-substitution; ``chunk`` the bytes of one coefficient array.  ``whole`` is the
-    share of open neurons from which a layer is refined as a whole.
+    of all hidden back-substitution; ``chunk`` the bytes of one coefficient array.
     """
 
     refine: bool = True
     work: float = 2e11
     chunk: int = 1 << 22
-    whole: float = 0.1
 
 
 @dataclass
@@ -148,7 +148,7 @@ class Analysis:
         self.states[layer.output] = out
         self.pre[layer.output] = pre
         self._affines[layer.output] = layer
-        self.backward.push(resolve(layer, pre, inputs, out, over, under))
+        self.backward.push(resolve(layer, pre, out, over, under))
         self._below += 2.0 * layer.macs
         if (
             not self._deep(layer)
@@ -173,41 +173,31 @@ class Analysis:
 
     def _refine(self, layer: Affine, inputs: Sequence[Gap], pre: PreActivation) -> PreActivation:
         """Replace interval bounds by back-substituted ones for the neurons that are still open."""
-        out, _, _ = activate(layer, pre, inputs)
-        constant_code = out.quantized.lo == out.quantized.hi
-        wide = ~constant_code
+        h, g = outputs(layer, pre, inputs)
+        wide = g.lo < g.hi
         a, b = layer.float_range
-        z_open = (
-            ((pre.z.lo < a) & (pre.z.hi > a))
-            | ((pre.z.lo < b) & (pre.z.hi > b))
-            | (wide & (out.float.lo < out.float.hi))
-        )
-        if layer.float_range == (-np.inf, np.inf):
-            z_open = wide
+        crosses = ((pre.z.lo < a) & (pre.z.hi > a)) | ((pre.z.lo < b) & (pre.z.hi > b))
+        either = (crosses & (h.lo < h.hi)) | wide
         per_row = self._below + 2.0 * layer.macs
-        for kind, mask in (("z", z_open), ("q", wide), ("d", wide)):
-            share = mask.mean() if mask.size else 0.0
-            index = np.arange(mask.size) if share > self.settings.whole else np.flatnonzero(mask)
-            cost = per_row * index.size * (2 if kind != "d" else 6)
-            if not index.size:
-                continue
-            if cost > self.work_left:
-                self.skipped += 1
-                continue
-            self.work_left -= cost
-            pre = self._bound(layer, inputs, pre, kind, index)
-        return pre
+        cost = per_row * (2 * either.sum() + 8 * wide.sum())
+        # what the gap's own stream costs, is spared first
+        gap = cost <= self.work_left
+        if not gap:
+            self.skipped += 1
+            cost = per_row * 2 * (either.sum() + wide.sum())
+        if cost > self.work_left or not either.any():
+            return pre
+        self.work_left -= cost
+        return self._bound(layer, inputs, pre, (either, wide), gap=gap)
 
     def _chunks(
         self, layer: Affine, shell: Resolved, index: NDArray[np.intp]
-    ) -> Iterator[tuple[NDArray[np.intp], Crop | None, F64]]:
-        """Some neurons at a time, with the rectangle that holds them, and one row per neuron that selects it."""
+    ) -> Iterator[tuple[NDArray[np.intp], Crop | None, NDArray[np.intp]]]:
+        """Some neurons at a time, with the rectangle that holds them, and their positions in it."""
         image = self._images.get(layer.output)
         if image is None or shell.cropped(Crop.whole(image)) is None:
-            for part in np.array_split(index, max(1, -(-index.size // self._rows(layer.m)))):
-                one = np.zeros((part.size, layer.m))
-                one[np.arange(part.size), part] = 1.0
-                yield part, None, one
+            for part in np.array_split(index, max(1, -(-2 * index.size // self._rows(layer.m)))):
+                yield part, None, part
             return
         _, width, channels = image
         side = max(1, round((ROWS / channels) ** 0.5))
@@ -218,27 +208,33 @@ class Analysis:
                 top, left = part // channels // width, part // channels % width
                 y, x = int(top.min()), int(left.min())
                 crop = Crop(image, y, x, int(top.max()) - y + 1, int(left.max()) - x + 1)
-                one = np.zeros((part.size, crop.size))
-                one[np.arange(part.size), ((top - y) * crop.width + left - x) * channels + part % channels] = 1.0
-                yield part, crop, one
+                yield part, crop, ((top - y) * crop.width + left - x) * channels + part % channels
 
     def _bound(
-        self, layer: Affine, inputs: Sequence[Gap], pre: PreActivation, kind: str, index: NDArray[np.intp]
+        self,
+        layer: Affine,
+        inputs: Sequence[Gap],
+        pre: PreActivation,
+        masks: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+        *,
+        gap: bool,
     ) -> PreActivation:
-        shell = resolve(layer, pre, inputs, *activate(layer, pre, inputs))
-        z, q, d = ((x.lo.copy(), x.hi.copy()) for x in (pre.z, pre.q, pre.d))
-        for part, crop, rows in self._chunks(layer, shell, index):
+        either, wide = masks
+        shell = bare(layer, pre)
+        z, q, d = (np.stack([x.lo, x.hi]) for x in (pre.z, pre.q, pre.d))
+
+        def improve(known: F64, part: NDArray[np.intp], found: F64) -> None:
+            known[0, part] = np.maximum(known[0, part], found[0])
+            known[1, part] = np.minimum(known[1, part], found[1])
+
+        for part, crop, rows in self._chunks(layer, shell, np.flatnonzero(either)):
             self.pulse()
-            one = np.concatenate([rows, -rows])  # bounds from above, and negated ones from below
-            forms = {
-                "z": [(z, Pre(z=one, crop=crop))],
-                "q": [(q, Pre(q=one, crop=crop))],
-                "d": [(d, Pre(d=one, crop=crop)), (d, Pre(z=-one, q=one, crop=crop))],
-            }
-            for (lo, hi), form in forms[kind]:
-                both = self.backward.before(shell, form)
-                hi[part] = np.minimum(hi[part], both[: part.size])
-                lo[part] = np.maximum(lo[part], -both[part.size :])
+            inside = np.flatnonzero(wide[part])
+            found = self.backward.streams(shell, rows, inside, crop, gap=gap)
+            improve(z, part, found.z)
+            improve(q, part[inside], found.q)
+            improve(d, part[inside], found.d)
+            improve(d, part[inside], found.apart)
         zi, qi, di = tighten(Interval(*z), Interval(*q), Interval(*d))
         return replace(pre, z=zi, q=qi, d=di)
 

@@ -28,6 +28,7 @@ class PreActivation:
     """Bounds of a layer's pre-activations, before the quantized side's rounding.
 
     ``noise`` is the float32 error of z, already in z and d; ``below`` and ``above`` the rounding's envelope.
+    ``sizes`` are the magnitudes behind z, zq and D: ``|W| x + |b|`` for the inputs' magnitudes x.
     """
 
     z: Interval
@@ -36,14 +37,15 @@ class PreActivation:
     noise: F64 | None
     below: F64
     above: F64
+    sizes: tuple[F64, F64, F64]
 
 
 def affine_intervals(layer: Affine, inputs: Sequence[Gap]) -> PreActivation:
     """Plain interval bounds of z, zq and D."""
-    z = _image(layer.f, [g.float for g in inputs], layer.bf, layer.terms)
-    q = _image(layer.q, [g.quantized for g in inputs], layer.bq, layer.terms)
+    z, z_size = _image(layer.f, [g.float for g in inputs], layer.bf, layer.terms)
+    q, q_size = _image(layer.q, [g.quantized for g in inputs], layer.bq, layer.terms)
     changes = [*(g.delta for g in inputs), *(g.float for g in inputs)]
-    d = _image((*layer.q, *layer.d), changes, layer.bd, layer.terms, layer.bd_size)
+    d, d_size = _image((*layer.q, *layer.d), changes, layer.bd, layer.terms, layer.bd_size)
     noise = None
     if layer.noise is not None:
         noise = _finite(layer, layer.noise([g.float.magnitude for g in inputs]))
@@ -53,7 +55,7 @@ def affine_intervals(layer: Affine, inputs: Sequence[Gap]) -> PreActivation:
     if layer.evaluation is not None:
         error = _finite(layer, layer.evaluation([g.quantized.magnitude for g in inputs]))
         below, above_ = up(below + error), up(above_ + error)
-    return PreActivation(z, q, d, noise, below, above_)
+    return PreActivation(z, q, d, noise, below, above_, (z_size, q_size, d_size))
 
 
 def _finite(layer: Affine, noise: F64) -> F64:
@@ -65,14 +67,16 @@ def _finite(layer: Affine, noise: F64) -> F64:
 
 def _image(
     maps: Sequence[LinearMap], xs: Sequence[Interval], bias: F64, terms: int, bias_size: F64 | None = None
-) -> Interval:
-    """Interval of ``sum maps x + bias``, by centre and radius, rounded outwards.
+) -> tuple[Interval, F64]:
+    """Interval of ``sum maps x + bias``, by centre and radius, rounded outwards, and the magnitude of its terms.
 
     ``bias_size`` is the magnitude that the bias was computed from, where that is not its own.
     """
     centre, radius = bias.copy(), np.zeros_like(bias)
     weight = np.abs(bias) if bias_size is None else bias_size.copy()
     for m, x in zip(maps, xs, strict=True):
+        if not (x.lo.any() or x.hi.any()):
+            continue
         c = x.centre
         r = up(np.maximum(x.hi - c, c - x.lo))
         centre += m.forward(c[None])[0]
@@ -80,7 +84,7 @@ def _image(
         radius += spread
         weight += size
     err = SAFETY * gamma(terms + 4) * (weight + radius) + terms * TINY64
-    return Interval(down(centre - radius - err), up(centre + radius + err))
+    return Interval(down(centre - radius - err), up(centre + radius + err)), weight
 
 
 def codes_of(layer: Affine, grid: CodeGrid, q: Interval, inputs: Sequence[Gap]) -> tuple[I64, I64]:
@@ -145,30 +149,32 @@ def activate(layer: Affine, pre: PreActivation, inputs: Sequence[Gap]) -> tuple[
     return Gap(h, g, delta, codes), over, under
 
 
-def resolve(
-    layer: Affine, pre: PreActivation, inputs: Sequence[Gap], out: Gap, over: Activation, under: Activation
-) -> Resolved:
+def outputs(layer: Affine, pre: PreActivation, inputs: Sequence[Gap]) -> tuple[Interval, Interval]:
+    """Intervals of h and hq, without any lines."""
+    n, g, _ = neurons(layer, pre, inputs)
+    return pre.z.clamp(n.a, n.b), g
+
+
+def bare(layer: Affine, pre: PreActivation) -> Resolved:
+    """A layer whose pre-activations are bounded next: nothing is known of its activation yet."""
+    zero = np.zeros(layer.m)
+    none = (Line(zero, zero), Line(zero, zero), GapLine(zero, zero, zero, zero))
+    return _resolved(layer, pre, none, none, (zero, zero, zero))
+
+
+def resolve(layer: Affine, pre: PreActivation, out: Gap, over: Activation, under: Activation) -> Resolved:
     """Fix a layer for back-substitution."""
-    x = [g.float.magnitude for g in inputs]
-    xq = [g.quantized.magnitude for g in inputs]
-    xd = [g.delta.magnitude for g in inputs]
-    z_mag = _sizes(layer.f, x, np.abs(layer.bf))
-    q_mag = _sizes(layer.q, xq, np.abs(layer.bq))
-    d_mag = _sizes((*layer.q, *layer.d), [*xd, *x], layer.bd_size)
     mirror = lambda s: Line(s.slope, -s.intercept)  # noqa: E731
     lower = GapLine(under.d.d, under.d.z, under.d.q, -under.d.intercept)
     tops = (over.h, over.g, over.d)
     lows = (mirror(under.h), mirror(under.g), lower)
     zm, qm, dm = pre.z.magnitude, pre.q.magnitude, pre.d.magnitude
-    return Resolved(
-        layer.inputs, layer.output, layer.f, layer.q, layer.d, layer.bf, layer.bq, layer.bd,
-        tops, lows, pre.noise, z_mag, q_mag, d_mag,
-        h_size=_line_size(tops[0], lows[0], zm) + out.float.magnitude,
-        g_size=_line_size(tops[1], lows[1], qm) + out.quantized.magnitude,
-        d_size=np.maximum(_gap_size(tops[2], zm, qm, dm), _gap_size(lows[2], zm, qm, dm)) + out.delta.magnitude,
-        terms=layer.terms,
-        sizes=tuple(v.size for v in x),
-    )  # fmt: skip
+    sizes = (
+        _line_size(tops[0], lows[0], zm) + out.float.magnitude,
+        _line_size(tops[1], lows[1], qm) + out.quantized.magnitude,
+        np.maximum(_gap_size(tops[2], zm, qm, dm), _gap_size(lows[2], zm, qm, dm)) + out.delta.magnitude,
+    )
+    return _resolved(layer, pre, tops, lows, sizes)
 
 
 def resized(r: Resolved, pre: PreActivation) -> Resolved:
@@ -182,12 +188,17 @@ def resized(r: Resolved, pre: PreActivation) -> Resolved:
     )
 
 
-def _sizes(maps: Sequence[LinearMap], xs: Sequence[F64], bias: F64) -> F64:
-    """``sum |map| x + bias`` for magnitudes x."""
-    total = bias.copy()
-    for m, x in zip(maps, xs, strict=True):
-        total += m.absolute.forward(x[None])[0]
-    return total
+def _resolved(
+    layer: Affine,
+    pre: PreActivation,
+    tops: tuple[Line, Line, GapLine],
+    lows: tuple[Line, Line, GapLine],
+    sizes: tuple[F64, F64, F64],
+) -> Resolved:
+    return Resolved(
+        layer.inputs, layer.output, layer.f, layer.q, layer.d, layer.bf, layer.bq, layer.bd,
+        tops, lows, pre.noise, *pre.sizes, *sizes, terms=layer.terms, sizes=tuple(m.n for m in layer.f),
+    )  # fmt: skip
 
 
 def _line_size(over: Line, under: Line, x: F64) -> F64:
