@@ -27,6 +27,7 @@ from unittest import mock
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from benchmarks.tables import write_part
 from qebgate.adapters.fixed_point import FixedPoint, build
 from qebgate.adapters.npz import read_npz
 from qebgate.domains.linear_map import Dense
@@ -222,18 +223,6 @@ Width of the proven interval over the true one, known from executing every integ
 }
 
 
-def write(path: Path, part: str, text: str) -> None:
-    """Replace the part between its markers, or add it at the end."""
-    begin, end = f"<!-- qebverif {part}: begin -->", f"<!-- qebverif {part}: end -->"
-    block = f"{begin}\n{text}\n{end}\n"
-    old = path.read_text() if path.exists() else "# Benchmarks\n"
-    if begin in old and end in old:
-        head, rest = old.split(begin, 1)
-        path.write_text(head + block + rest.split(end, 1)[1].removeprefix("\n"))
-    else:
-        path.write_text(old.rstrip("\n") + "\n\n" + block)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--part", choices=["mnist", "acas"], nargs="+", default=["mnist", "acas"])
@@ -252,11 +241,11 @@ def main() -> None:
                 lines = mnist(data, args.bits, args.images)
             else:
                 lines, wrong = acas(data, [b for b in args.bits if b >= 8], args.every)
-        text = HEAD[part] + "\n" + "\n".join(lines)
+        text = [*HEAD[part].splitlines(), "", *lines]
         if args.write:
-            write(args.write, part, text)
+            write_part(args.write, f"qebverif {part}", text)
         else:
-            print(text)
+            print("\n".join(text))
     sys.exit(1 if wrong else 0)
 
 
