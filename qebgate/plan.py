@@ -20,9 +20,19 @@ from qebgate.ir.pair import Pair
 from qebgate.ir.tensor import Array
 from qebgate.policy import PolicyFile
 from qebgate.policy.load import did_you_mean
-from qebgate.policy.model import BallSpec, BoxSpec, CheckSpec, FixedPointSpec, ModelSpec, PointsSpec, RegionSpec
+from qebgate.policy.model import (
+    BallSpec,
+    BoxSpec,
+    CheckSpec,
+    FixedPointSpec,
+    ModelSpec,
+    PointsSpec,
+    RegionSpec,
+    SegmentSpec,
+)
 from qebgate.properties import Property
 from qebgate.regions import Cell, InputCodec, Instance, Preprocess, Region, expand
+from qebgate.regions.segment import fit_directions
 from qebgate.result import CheckError, RuntimeInfo
 from qebgate.runtimes.profiles import Runtime
 from qebgate.task import Budget
@@ -253,20 +263,32 @@ class _Planner:
             )
             return expand(spec, codec, shape, preprocess=preprocess), "one box of inputs"
         path = self.source.resolve(region.data)
-        key = path, region.array
-        if key not in self.rows:
-            self.rows[key] = load_rows(path, region.array)
-        rows = fit_rows(self.rows[key], shape, where=printable(path))
+        rows = fit_rows(self._array(path, region.array), shape, where=printable(path))
         indices = _choose(region, len(rows))
+        note = f"{len(indices)} of {len(rows)} rows of {printable(region.data)}"
+        chosen = np.asarray(indices)
+        if isinstance(region, SegmentSpec):
+            span = region.range[0], region.range[1]
+            spec = Region("segment", 0.0, region.unit, region.domain, region.values, clip, span=span)
+            along = None
+            if region.direction != "ones":
+                along = fit_directions(self._array(path, region.direction), shape, len(rows))[chosen]
+            return expand(spec, codec, shape, rows[chosen], indices, preprocess, along), note
         if isinstance(region, BallSpec):
             spec = Region("ball", region.radius, region.unit, region.domain, region.values, clip)
         else:
             spec = Region("points", domain=region.domain, values=region.values, clip=clip)
-        found = expand(spec, codec, shape, rows[np.asarray(indices)], indices, preprocess)
-        return found, f"{len(indices)} of {len(rows)} rows of {printable(region.data)}"
+        return expand(spec, codec, shape, rows[chosen], indices, preprocess), note
+
+    def _array(self, path: Path, name: str | None) -> Array:
+        """An array of a data file, read once."""
+        key = path, name
+        if key not in self.rows:
+            self.rows[key] = load_rows(path, name)
+        return self.rows[key]
 
 
-def _choose(region: PointsSpec | BallSpec, n: int) -> list[int]:
+def _choose(region: PointsSpec | BallSpec | SegmentSpec, n: int) -> list[int]:
     """Which rows of the data are used."""
     if region.sample is not None:
         if region.sample > n:
@@ -336,11 +358,20 @@ def _assumptions(
         by = "rounding to nearest" if codec.mode == "nearest" else "truncation"
         words.append(f"the application quantizes inputs by {by}{ties}, and saturates")
     domain = (
-        "every float32 input of the region"
+        "every point of the lines"
+        if isinstance(region, SegmentSpec) and region.domain == "real"
+        else "every code vector that the lines round to"
+        if isinstance(region, SegmentSpec)
+        else "every float32 input of the region"
         if region.domain == "real"
         else "every input that the quantized input represents"
     )
     words.append(f"domain {region.domain}: {domain}; {rows}")
+    if isinstance(region, SegmentSpec) and region.domain == "real":
+        words.append(
+            "points of a line become the codes of exact division, ties either way for all entries at once; "
+            "entries that change within 2^-12 quanta of each other change at once"
+        )
     if model.preprocess is not None:
         words.append("raw inputs are preprocessed in float32 as the policy says")
     if spec.require == "tested":

@@ -28,7 +28,7 @@ TRUST: tuple[EvidenceClass, ...] = ("exhaustive", "certified", "solver", "tested
 SEVERITY: tuple[VerdictReason, ...] = ("refuted", "out_of_range", "guard_time", "guard_memory", "effort")
 """Which reason a check gives when its tasks give several."""
 
-SEARCHES = ("execute", "falsify")
+SEARCHES = ("execute", "segment", "falsify")
 """Engines that run inputs: where a guard stops one, nothing counts as tested."""
 
 _ADMITTED: dict[Require, tuple[EvidenceClass, ...]] = {

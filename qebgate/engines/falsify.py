@@ -17,15 +17,19 @@ from qebgate.engines.concrete import Inputs, Session, gaps
 from qebgate.engines.dra.program import Program, program
 from qebgate.engines.enumerate import batch
 from qebgate.engines.gradient import gap_gradient
-from qebgate.evidence import Evidence, Witness
+from qebgate.engines.segment import Segment
+from qebgate.evidence import Bound, Evidence, Witness
 from qebgate.ir.tensor import Array
 from qebgate.numerics.rounding import F64
+from qebgate.regions.line import Line
 from qebgate.task import Budget, Task
 
 KEPT = 8
 """Starting points kept for the guided search, per direction."""
 MOVES = (1.0, 0.5, 0.2, 0.05, 0.01)
 """Shares of the inputs that a guided move sets to their better end."""
+MOST_BYTES = 1 << 28
+"""Largest array of inputs of a segment."""
 REPLAYED = 3
 """Candidates replayed while none of them violates the property in the real runtime."""
 
@@ -36,10 +40,14 @@ class Falsify:
     name = "falsify"
 
     def run(self, task: Task, known: Sequence[Evidence], budget: Budget, session: Session) -> list[Evidence]:
-        del known
         if task.cell.is_point:
             return []
         search = _Search(task, budget, session)
+        if task.cell.line is not None:
+            # a walk to the end has seen more than this
+            if not any(isinstance(e, Bound) and e.engine == Segment.name for e in known):
+                search.along(task.cell.line)
+            return search.witnesses(self.name)
         search.sample()
         search.climb()
         return search.witnesses(self.name)
@@ -95,6 +103,14 @@ class _Search:
         coin = self.rng.random((n, self.size)) < 0.5
         corners = np.where(coin, self.lo, self.hi)
         self.evaluate(np.concatenate([np.stack([self.lo, self.hi]), corners, self._random(n)]))
+
+    def along(self, line: Line) -> None:
+        """Inputs of a segment, evenly spread over its codes; there is nowhere else to go from them."""
+        points = line.some(self.task.codec, max(1, min(self.budget.falsify, MOST_BYTES // (8 * self.size))))
+        for i in range(0, len(points), self.batch):
+            if self.exhausted:
+                break
+            self.evaluate(points[i : i + self.batch])
 
     def _random(self, n: int) -> Array:
         if self.task.cell.codes is not None:

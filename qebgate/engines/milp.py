@@ -42,7 +42,7 @@ class Milp:
 
     def run(self, task: Task, known: Sequence[Evidence], budget: Budget, session: Session) -> list[Evidence]:
         start = time.monotonic()
-        if budget.milp <= 0 or task.cell.is_point:
+        if budget.milp <= 0 or task.cell.is_point or task.cell.line is not None:
             return []
         p = program(task)
         if not applies(p.layers):

@@ -15,13 +15,14 @@ from qebgate.engines.execute import Execute
 from qebgate.engines.falsify import Falsify
 from qebgate.engines.guard import Guard, GuardedStop
 from qebgate.engines.milp import Milp
+from qebgate.engines.segment import Segment
 from qebgate.engines.noise_floor import steer
 from qebgate.evidence import Bound, Evidence, Progress, Stopped, Witness, silent
 from qebgate.numerics.rounding import passes
 from qebgate.properties import Property
 from qebgate.task import Budget, Task
 
-ORDER: tuple[type[Engine], ...] = (Execute, Falsify, Dra, Enumerate, Milp)
+ORDER: tuple[type[Engine], ...] = (Execute, Segment, Falsify, Dra, Enumerate, Milp)
 HOPELESS: tuple[type[Engine], ...] = (Dra, Milp)
 """Engines that treat rounding as free noise: not tried where the noise floor says that nothing can come of it."""
 FEW = 1 << 12

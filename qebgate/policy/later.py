@@ -10,7 +10,7 @@ from qebgate.policy.document import Path
 
 _TOP = ("baseline", "waivers", "evidence")
 _RUNTIMES = ("envelope", "tflm", "tflm-single-rounding")
-_REGION_KINDS = ("segment", "vnnlib")
+_REGION_KINDS = ("vnnlib",)
 _PROPERTY_KINDS = ("max_rel", "same_top1", "max_l2")
 _ENGINES = ("branch", "statistical")
 _SUFFIXES = (".keras", ".h5", ".hdf5", ".npz", ".pb")

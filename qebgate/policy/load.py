@@ -312,7 +312,7 @@ def _known_keys(data: Any, place: Place) -> list[str]:
         deep = {4: m.OnTheFly, 5: m.FixedPointSpec, 6: m.FixedPointInputSpec}
         cls = m.ModelSpec if len(place) == 3 else nested.get(str(place[2]), deep.get(len(place), m.OnTheFly))
     elif cls is None and place[0] == "regions":
-        kinds = {"points": m.PointsSpec, "ball": m.BallSpec, "box": m.BoxSpec}
+        kinds = {"points": m.PointsSpec, "ball": m.BallSpec, "box": m.BoxSpec, "segment": m.SegmentSpec}
         cls = kinds.get(_get(data, place[:-1]).get("kind"), m.BallSpec)
     elif cls is None and place[0] == "checks":
         cls = m.CheckSpec if len(place) == 3 else m.PropertySpec

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 from pydantic_core import PydanticCustomError
 
 RuntimeName = Literal["litert-reference", "litert-builtin", "litert-xnnpack"]
-EngineName = Literal["execute", "enumerate", "falsify", "dra", "milp"]
+EngineName = Literal["execute", "segment", "enumerate", "falsify", "dra", "milp"]
 OnUnknown = Literal["fail", "warn"]
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -263,6 +263,21 @@ class BallSpec(_Rows):
     unit: Literal["real", "lsb"] = "real"
 
 
+class SegmentSpec(_Rows):
+    """Each row moved along a direction: ``x0 + t * direction`` for all t of a range."""
+
+    kind: Literal["segment"]
+    direction: Name = Field(description="`ones`, or an array of the data file: one direction for all rows, or one each")
+    range: Annotated[list[Number], Field(min_length=2, max_length=2)]
+    unit: Literal["real", "lsb"] = "real"
+
+    @model_validator(mode="after")
+    def _range_in_order(self) -> SegmentSpec:
+        if self.range[0] > self.range[1]:
+            raise PydanticCustomError("QEB215", "the segment is empty: its `range` ends before it begins")
+        return self
+
+
 class BoxSpec(_Shared):
     """One box of inputs."""
 
@@ -282,7 +297,7 @@ class BoxSpec(_Shared):
         return self
 
 
-RegionSpec = Annotated[PointsSpec | BallSpec | BoxSpec, Field(discriminator="kind")]
+RegionSpec = Annotated[PointsSpec | BallSpec | BoxSpec | SegmentSpec, Field(discriminator="kind")]
 
 
 class PropertySpec(Strict):

@@ -13,6 +13,7 @@ from qebgate.ir.graph import Graph
 from qebgate.ir.tensor import Array, DType, frozen
 from qebgate.numerics.fixed_point import round_half_away
 from qebgate.numerics.rounding import F64
+from qebgate.regions.line import Line
 
 InputQuantization = Literal["nearest", "truncate"]
 
@@ -24,7 +25,9 @@ class Cell:
     ``lower``, ``upper`` [*input shape] are float32 numbers held in float64.  ``codes`` is the box of
     integer codes for ``domain: grid`` (``lower`` and ``upper`` are then the grid values of its corners)
     and None for ``domain: real``, which means *every float32 number* between the corners.
-    ``index`` is the data row it came from.
+    ``index`` is the data row it came from.  Where there is a ``line``, the inputs are those of the line
+    only, and the box around them serves whoever knows nothing but boxes: what holds in it holds on the
+    line, but an input of the box need not be one of the line.
     """
 
     lower: F64
@@ -32,6 +35,7 @@ class Cell:
     codes: tuple[NDArray[np.int32], NDArray[np.int32]] | None
     index: int
     centre: F64
+    line: Line | None = None
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.lower).all() and np.isfinite(self.upper).all()):
@@ -53,6 +57,8 @@ class Cell:
         """How many inputs a grid cell has (a Python integer, exact); None for a real one that is no point."""
         if self.codes is None:
             return 1 if self.is_point else None
+        if self.line is not None:
+            return self.line.count
         widths = (self.codes[1].astype(np.int64) - self.codes[0] + 1).ravel()
         total = 1
         for w in widths[widths > 1].tolist():

@@ -28,9 +28,10 @@ from qebgate.numerics.rounding import F64
 from qebgate.regions.cell import Cell, InputCodec
 from qebgate.regions.float32 import ball32, ceil32, floor32, split
 from qebgate.regions.preprocess import IDENTITY, Preprocess
+from qebgate.regions.segment import fit_directions, grid_segment, real_segment
 
 Codes = NDArray[np.int32]
-Kind = Literal["points", "ball", "box"]
+Kind = Literal["points", "ball", "box", "segment"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,8 @@ class Region:
     """A region as the policy states it, without its data.
 
     ``radius`` in ``unit`` (0 for points); ``lower`` and ``upper`` of a box: one number, or one per
-    element of the flattened input.  ``values`` None means that the policy does not say.
+    element of the flattened input.  ``span`` of a segment: the range of t, whose direction counts in
+    ``unit``.  ``values`` None means that the policy does not say.
     """
 
     kind: Kind
@@ -49,6 +51,7 @@ class Region:
     clip: tuple[float, float] | None = None
     lower: tuple[float, ...] = ()
     upper: tuple[float, ...] = ()
+    span: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,10 +69,12 @@ def expand(
     rows: Array | None = None,
     indices: Sequence[int] = (),
     preprocess: Preprocess = IDENTITY,
+    directions: Array | None = None,
 ) -> list[Instance]:
     """Cells of a region, one per row of ``rows [N, *shape]`` (a box: one).
 
-    ``indices`` number the rows in the data file.
+    ``indices`` number the rows in the data file; ``directions`` of a segment are one for all rows or one
+    for each (None: all ones).
     Raises PolicyError for a region that does not fit the model and DataError for a row that is not
     finite, out of the codes' range, or whose region is empty.
     """
@@ -78,6 +83,9 @@ def expand(
         return [_box(region, codec, shape, preprocess)]
     assert rows is not None
     codes = _check_values(region, rows, codec)
+    if region.kind == "segment":
+        along = fit_directions(np.ones(shape) if directions is None else directions, shape, len(rows))
+        return [_segment(region, codec, preprocess, rows[k], along[k], codes, index) for k, index in enumerate(indices)]
     return [_row(region, codec, preprocess, rows[k], codes, index) for k, index in enumerate(indices)]
 
 
@@ -105,7 +113,8 @@ def _check_values(region: Region, rows: Array, codec: InputCodec) -> bool:
     return True
 
 
-def _row(region: Region, codec: InputCodec, pre: Preprocess, row: Array, is_codes: bool, index: int) -> Instance:
+def _read(codec: InputCodec, pre: Preprocess, row: Array, is_codes: bool, index: int) -> tuple[Array | None, Array]:
+    """A row's raw values (None where it holds codes), and the model's input, both in float32."""
     if is_codes:
         raw = None
         centre = codec.grid(row)
@@ -115,6 +124,34 @@ def _row(region: Region, codec: InputCodec, pre: Preprocess, row: Array, is_code
         centre = pre.apply(raw)
     if not np.isfinite(centre).all():
         raise DataError("QEB456", "a data row is not finite as float32", where=f"row {index}")
+    return raw, centre
+
+
+def _segment(
+    region: Region, codec: InputCodec, pre: Preprocess, row: Array, direction: F64, is_codes: bool, index: int
+) -> Instance:
+    _, centre = _read(codec, pre, row, is_codes, index)
+    start = centre.astype(np.float64)
+    slope = direction * codec.scale if region.unit == "lsb" else direction * pre.slope
+    if region.domain == "grid":
+        least, most = (np.asarray(v, np.int64) for v in codec.dtype.code_range)
+        if region.clip is not None:
+            least, most = _clip_codes(region, codec, pre)
+        starts = [row.astype(np.int32)]
+        if not is_codes:  # a row between two codes: all down, all up, to even, away from zero
+            first, last = _quantize(codec, centre)
+            starts = [first, last, codec.encode(centre), np.where(centre >= 0, last, first)]
+        rate = direction if region.unit == "lsb" else slope / codec.scale
+        return Instance(
+            grid_segment(codec, starts, rate, (least, most), region.span, index), _excess(start, start, codec)
+        )
+    clip = (np.full(1, -np.inf), np.full(1, np.inf)) if region.clip is None else _clip(region, pre)
+    cell = real_segment(codec, start, slope, clip, region.span, index)
+    return Instance(cell, _excess(cell.lower, cell.upper, codec))
+
+
+def _row(region: Region, codec: InputCodec, pre: Preprocess, row: Array, is_codes: bool, index: int) -> Instance:
+    raw, centre = _read(codec, pre, row, is_codes, index)
     if region.domain == "grid":
         return _row_on_grid(region, codec, pre, row.astype(np.int32) if is_codes else None, centre, index)
     if region.unit == "real" and raw is not None:
@@ -145,11 +182,7 @@ def _row_on_grid(
     least, most = (np.asarray(v, np.int64) for v in codec.dtype.code_range)
     if region.clip is not None:
         a, b = _clip(region, pre)
-        least, most = _codes_between(table, base, a, b)
-        if (least > most).any():
-            raise PolicyError(
-                "QEB242", "`clip` holds no value of the quantized input's grid", found=f"clip {list(region.clip)}"
-            )
+        least, most = _clip_codes(region, codec, pre)
         # a row inside the clip whose nearest code lies just beyond it stays inside
         inside = (centre >= a) & (centre <= b)
         first = np.where(inside, first.clip(least, most), first).astype(np.int32)
@@ -239,6 +272,17 @@ def _clip(region: Region, pre: Preprocess) -> tuple[F64, F64]:
     """``clip`` in model units: scalars, or one per channel."""
     assert region.clip is not None
     return pre.image(np.atleast_1d(_f32(region.clip[0])), np.atleast_1d(_f32(region.clip[1])))
+
+
+def _clip_codes(region: Region, codec: InputCodec, pre: Preprocess) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The codes inside ``clip``: scalars, or one per channel."""
+    assert region.clip is not None
+    least, most = _codes_between(_table(codec), codec.dtype.code_range[0], *_clip(region, pre))
+    if (least > most).any():
+        raise PolicyError(
+            "QEB242", "`clip` holds no value of the quantized input's grid", found=f"clip {list(region.clip)}"
+        )
+    return least, most
 
 
 def _f32(x: float) -> F64:

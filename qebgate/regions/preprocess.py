@@ -74,6 +74,12 @@ class Preprocess:
         pairs = [split(Fraction(raw) * abs(Fraction(s)) / abs(Fraction(d))) for s, d in zip(scale, std, strict=True)]
         return np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
 
+    @property
+    def slope(self) -> F64:
+        """How fast the model's input follows the raw one, ``scale / std`` per channel, rounded to float64."""
+        s, _, d = self._constants(np.float64)
+        return np.asarray(s / d, np.float64)
+
     def invert(self, x: Array) -> F64:
         """Raw values (float64, rounded) of model inputs; for showing a witness."""
         s, m, d = self._constants(np.float64)

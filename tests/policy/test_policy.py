@@ -178,7 +178,6 @@ WRONG: list[tuple[str, str, str, str, str]] = [
     ("keras", "models/float.tflite", "models/float.keras", "QEB216", "4:5"),
     ("npz", "models/float.tflite", "models/float.npz", "QEB216", "4:5"),
     ("scale of a file", "float: models/float.tflite", "float: {file: a.tflite}", "QEB215", "4:5"),
-    ("segment", "kind: ball", "kind: segment", "QEB216", "12:5"),
     ("vnnlib", "kind: ball", "kind: vnnlib", "QEB216", "12:5"),
     ("arrays", "    array: x", "    arrays: {a: x}", "QEB216", "14:5"),
     ("same_top1", "{kind: max_lsb, limit: 2, outputs: [0, 3]}", "{kind: same_top1, margin: 0.1}", "QEB216", "40:16"),
