@@ -15,16 +15,17 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
+import scipy.sparse as sp
 
 from qebgate.domains.gap import I64, Gap, Interval
-from qebgate.domains.linear_map import LinearMap, Scale
+from qebgate.domains.linear_map import LinearMap, Scale, Sparse
 from qebgate.numerics.rounding import F64
 
 ROOT = -1
 """Position of the input region."""
 
-Noise = Callable[[Sequence[F64]], F64]
-"""``noise(magnitudes of the float inputs) -> E [m]``: float32 evaluation error of a layer."""
+Noise = Callable[[Sequence[Interval]], F64]
+"""``noise(float inputs as they are computed) -> E [m]``: float32 evaluation error of a layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,28 @@ class Opaque:
 
 
 Layer = Affine | MaxPool | Opaque
+
+
+def alone(layer: Layer) -> Layer:
+    """The layer of a program that bounds the float network only: the other side is constant."""
+    if isinstance(layer, Affine):
+        zero, nothing = np.zeros(layer.m), tuple(Sparse(sp.csr_matrix((m.m, m.n))) for m in layer.f)
+        return replace(
+            layer,
+            q=nothing,
+            bq=zero,
+            below=zero,
+            above=zero,
+            grid=None,
+            codes_of_inputs=None,
+            codes_of_accumulator=None,
+            accumulator_unit=None,
+            fixed_codes=None,
+            quantized_range=(0.0, 0.0),
+        )
+    if isinstance(layer, MaxPool):
+        return replace(layer, grid=None)
+    return replace(layer, transform=layer.float_transform)
 
 
 def shadow(layer: Layer) -> Layer:

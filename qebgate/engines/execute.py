@@ -12,6 +12,7 @@ from qebgate.engines.concrete import Inputs, Session, quantized_outputs
 from qebgate.engines.dra.analysis import Analysis, Settings
 from qebgate.engines.dra.program import program
 from qebgate.engines.guard import Guard, GuardedStop
+from qebgate.engines.reference import enclosure
 from qebgate.evidence import Bound, Evidence, Stopped
 from qebgate.task import Budget, Task
 
@@ -55,11 +56,11 @@ def _enclose(task: Task, inputs: Inputs, budget: Budget, session: Session) -> tu
     settled = task.codec.in_model or task.cell.codes is not None
     h = session.enclosures.get(key) if settled else None
     if h is None:
-        p = program(task)
-        a = Analysis(p.layers, p.box, Settings(work=budget.dra), pulse=Guard(budget)).run()
+        settings, guard = Settings(work=budget.dra), Guard(budget)
         if not settled:
-            return a.gap(p.output, index), False
-        h = a.float_value(p.output, index)
+            p = program(task)
+            return Analysis(p.layers, p.box, settings, pulse=guard).run().gap(p.output, index), False
+        h = enclosure(task, inputs.x[0], settings, guard)
         session.enclosures[key] = h
     q = quantized_outputs(task, inputs)[0]
     return Interval.point(q).minus(h), True

@@ -8,7 +8,7 @@ execution of it (whose own rounding needs no widening).  Positions may be missin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -71,7 +71,7 @@ class FloatExecution:
         return found
 
 
-def _both(node: Node, graph: Graph, args: list[Array | None]) -> tuple[Array, Array]:
+def _both(node: Node, graph: Graph, args: Sequence[Array | None]) -> tuple[Array, Array]:
     """A node's result before and after its clamp (the same array where there is none)."""
     sem = ALL_SEMANTICS[node.op]
     if node.op in ("RELU", "RELU6"):

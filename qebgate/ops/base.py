@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from qebgate.domains.gap import I64
+from qebgate.domains.gap import I64, Interval
 from qebgate.domains.layers import Affine, CodeGrid, Layer, Noise
 from qebgate.domains.linear_map import LinearMap
 from qebgate.errors import AlignmentError, UnsupportedError
@@ -20,7 +20,7 @@ from qebgate.numerics.rounding import F64, U32, U64
 from qebgate.runtimes.profiles import Runtime
 from qebgate.semantics.base import Activation, Rounding
 from qebgate.semantics.delegation import owner
-from qebgate.semantics.float_error import float_error
+from qebgate.semantics.float_error import Computed, float_error
 from qebgate.semantics.registry import SEMANTICS
 
 FLUSHING = frozenset({"RELU", "RELU6"})
@@ -62,8 +62,12 @@ class Context:
         share = 1.0 if self.float32 else FOLDING_SHARE
         place = {self.pair.values[p].float_tensor: k for k, p in enumerate(step.inputs)}
 
-        def evaluate(magnitudes: Sequence[F64]) -> F64:
-            shaped = [magnitudes[place[i]].reshape(graph.tensors[i].shape) if i in place else None for i in node.inputs]
+        def evaluate(computed: Sequence[Interval]) -> F64:
+            given = [computed[place[i]] if i in place else None for i in node.inputs]
+            shaped = [
+                None if x is None else Computed(x.lo, x.hi).reshape(*graph.tensors[i].shape)
+                for x, i in zip(given, node.inputs, strict=True)
+            ]
             return float_error(node, graph, shaped).ravel() * share
 
         return evaluate

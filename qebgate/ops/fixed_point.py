@@ -46,7 +46,7 @@ def _inexact(scale: Fraction) -> Noise | None:
     if not off:
         return None
     bound = up(float(off))
-    return lambda magnitudes: up(magnitudes[0] * bound)
+    return lambda computed: up(computed[0].magnitude * bound)
 
 
 class FixedPointDenseLowering:

@@ -78,7 +78,7 @@ class CurveLowering:
         def transform(inputs: Sequence[Gap]) -> Gap:
             (x,) = inputs
             assert x.codes is not None
-            e = 0.0 if noise is None else noise([x.float.magnitude])
+            e = 0.0 if noise is None else noise([x.float])
             h = curve.image(x.float).widened(e, e)
             codes = (kernel([x.codes[0]]), kernel([x.codes[1]]))
             g = grid.real(codes)
@@ -92,7 +92,7 @@ class CurveLowering:
 
         def float_transform(inputs: Sequence[Gap]) -> Gap:
             (x,) = inputs
-            e = 0.0 if noise is None else noise([x.quantized.magnitude])
+            e = 0.0 if noise is None else noise([x.quantized])
             h, g = curve.image(x.float), curve.image(x.quantized).widened(e, e)
             h, g, d = tighten(h, g, _moved(curve, x).widened(e, e))
             return Gap(h, g, d)
@@ -137,7 +137,7 @@ class SoftmaxLowering:
 
         def transform(inputs: Sequence[Gap]) -> Gap:
             (x,) = inputs
-            e = 0.0 if noise is None else noise([x.float.magnitude])
+            e = 0.0 if noise is None else noise([x.float])
             h = _softmax(x.float, beta, width)
             d = _softmax_gap(h, x.delta, beta, width)
             q = _softmax(x.quantized, beta, width)
@@ -156,7 +156,7 @@ class SoftmaxLowering:
 
         def float_transform(inputs: Sequence[Gap]) -> Gap:
             (x,) = inputs
-            e = 0.0 if noise is None else noise([x.quantized.magnitude])
+            e = 0.0 if noise is None else noise([x.quantized])
             h, g = _softmax(x.float, beta, width), _softmax(x.quantized, beta, width).widened(e, e)
             h, g, d = tighten(h, g, _softmax_gap(h, x.delta, beta, width).widened(e, e))
             return Gap(h, g, d)

@@ -4,7 +4,10 @@ The runtime that evaluates the float model in float32 may sum in any order, with
 multiply-add, and flush subnormals to zero.  With unit roundoff ``u = 2**-24`` and
 ``gamma(n) = n u / (1 - n u)`` (N. Higham, Accuracy and Stability of Numerical Algorithms, section 3.1):
 
-- a linear operator of n products: ``gamma(n + 1) (|W| X + |b|) + (2n + 2 + n max |W|) 2**-126``;
+- a linear operator: k summands that are not exactly zero (products, bias), so k - 1 additions; every operand sum is
+  one of a subset of the summands, at most ``S = max(P, N)``, P and N the totals of the positive and of the negative
+  summands; every product is rounded at most once.  The errors of the additions and of the products just add up:
+  ``(k - 1) u (S + gamma(k) (P + N)) + u (P + N) + (2n + 2 + n max |W|) 2**-126`` for n products;
 - a mean of n: ``gamma(n + 2) mean(X) + (n + 3) 2**-126`` (division, or product with a rounded 1/n);
 - ADD: one rounding; MAX_POOL_2D, RELU: only flushed subnormals; PAD, RESHAPE: nothing;
 - LOGISTIC, TANH, SOFTMAX: no kernel states its accuracy; the constants here are envelopes, several times
@@ -18,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -43,24 +47,45 @@ EXP_ULPS = 16.0
 _OVERFLOW = 2.0**126
 """Beyond this a float32 intermediate result could overflow: no bound is given."""
 
-Magnitudes = Sequence[F64 | None]
-Rule = Callable[[Node, Graph, list[F64]], F64]
+_SORTED = 1 << 21
+"""Products of a matrix that are sorted at most."""
 
 
-def float_error(node: Node, graph: Graph, magnitude: Magnitudes) -> F64:
+@dataclass(frozen=True, slots=True, eq=False)
+class Computed:
+    """Bounds ``[*shape]`` of the values of a tensor *as the runtime computes it*."""
+
+    lo: F64
+    hi: F64
+
+    @classmethod
+    def within(cls, magnitude: F64) -> Computed:
+        """All values of at most some magnitude."""
+        return cls(-magnitude, magnitude)
+
+    @property
+    def magnitude(self) -> F64:
+        return np.maximum(np.abs(self.lo), np.abs(self.hi))
+
+    def reshape(self, *shape: int) -> Computed:
+        return Computed(self.lo.reshape(shape), self.hi.reshape(shape))
+
+
+Rule = Callable[[Node, Graph, list[Computed]], F64]
+
+
+def float_error(node: Node, graph: Graph, inputs: Sequence[Computed | None]) -> F64:
     """``E [*out shape]`` with ``|float32 result - exact result on the same inputs| <= E``.
 
-    ``magnitude`` has an upper bound ``[*shape]`` of the *computed* ``|value|`` for every input of the
-    node; None is allowed for constants and inputs left out.  Infinite where float32 could overflow.
+    ``inputs`` has bounds for every input of the node; None is allowed for constants and inputs left out.
+    Infinite where float32 could overflow.
     """
     out = graph.tensors[node.outputs[0]].shape
-    given: list[F64] = []
-    for i, x in zip(node.inputs, magnitude, strict=True):
+    given: list[Computed] = []
+    for i, x in zip(node.inputs, inputs, strict=True):
         const = graph.tensors[i].const if i >= 0 else None
-        if x is not None:
-            given.append(np.asarray(x, np.float64))
-        else:
-            given.append(np.zeros(0) if const is None else np.abs(const.astype(np.float64)))
+        v = np.zeros(0) if const is None else const.astype(np.float64)
+        given.append(Computed(v, v) if x is None else x)
     rule = _RULES.get(node.op) or _ON_THE_FLY.get(node.op)
     if rule is None:
         raise InternalError("QEB710", f"no float32 error bound is known for {node.op}", where=node.origin)
@@ -69,52 +94,113 @@ def float_error(node: Node, graph: Graph, magnitude: Magnitudes) -> F64:
     return np.where(np.isnan(e), np.inf, e)
 
 
-def _linear(node: Node, n: int, total: F64, weights: F64) -> F64:
-    """``total = |W| X + |b|`` of n products; a subnormal input may be read as zero, times its weight.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sum:
+    """Sums of products and a bias: totals of the positive and of the negative summands, and how many there are.
 
-    Where another step is folded in (see :class:`~qebgate.ir.graph.Folded`), ``total`` is that of the
-    folded weights: the first step's relative error is scaled with its result, and the second step adds
-    its own roundings of terms that ``total`` counts.  Each step may flush what it computes.
+    All are upper bounds, and broadcast to the output; ``operands`` bounds the sum of the magnitudes of what the
+    additions add, None for ``(count - 1) max(positive, negative)``.
     """
-    inputs = n * float(weights.max(initial=0.0))
+
+    positive: F64
+    negative: F64
+    count: F64
+    operands: F64 | None = None
+
+
+def _linear(node: Node, s: _Sum, n: int, weights: F64) -> F64:
+    """Error of a sum of at most n products; a subnormal input may be read as zero, times its weight.
+
+    Where another step is folded in (see :class:`~qebgate.ir.graph.Folded`), the totals are those of the
+    folded weights: the first step's error is scaled with its result, and the second step adds its own
+    roundings of terms that the totals count.  Each step may flush what it computes.
+    """
+    inputs = n * float(np.abs(weights).max(initial=0.0))
     f = node.folded
-    if f is None:
-        e = gamma(n + 1, U32) * total + (2 * n + 2 + inputs) * TINY32
-        return np.where(total < _OVERFLOW, e, np.inf)
-    flushed = (2 * n + 4) * np.maximum(f.scale, 1.0) + 6 + inputs
-    e = gamma(n + 1 + f.roundings, U32) * total + flushed * TINY32
-    return np.where(total < _OVERFLOW * np.minimum(f.scale, 1.0), e, np.inf)
+    scale, roundings, steps = (np.ones(()), 0, 2) if f is None else (f.scale, f.roundings, 10)
+    total = s.positive + s.negative
+    additions = np.maximum(s.count - 1, 0.0)
+    operands = additions * np.maximum(s.positive, s.negative) if s.operands is None else s.operands
+    # what is added was rounded before: at most gamma of all of it, in each addition
+    later = (additions + roundings) * gamma(n + 2 + roundings, U32) * total
+    flushed = (2 * n + steps) * np.maximum(scale, 1.0) + inputs
+    e = U32 * (operands + (1 + roundings) * total + later) + flushed * TINY32
+    return np.where(total < _OVERFLOW * np.minimum(scale, 1.0), e, np.inf)
 
 
-def _fully_connected(node: Node, graph: Graph, x: list[F64]) -> F64:
-    lin = LinearNode.of(node, graph)
-    w = np.abs(lin.weights.astype(np.float64))
-    total = x[0].reshape(-1, w.shape[1]) @ w.T
-    bias = _bias_magnitude(lin)
-    if bias is not None:
-        total = total + bias
-    return _linear(node, w.shape[1], total, w).reshape(lin.y.shape)
+def _summed(x: Computed, lin: LinearNode, product: Callable[[F64, F64], F64], count: Callable[[F64], F64]) -> _Sum:
+    """``product(x, w)`` is the operator without its bias; ``count(mask)`` counts a mask's inputs of each output."""
+    w = lin.weights.astype(np.float64)
+    plus, minus = np.maximum(w, 0.0), np.maximum(-w, 0.0)
+    up, down = np.maximum(x.hi, 0.0), np.maximum(-x.lo, 0.0)
+    positive, negative = product(up, plus), product(up, minus)
+    if down.any():
+        positive, negative = positive + product(down, minus), negative + product(down, plus)
+    summands = count((x.magnitude > 0).astype(np.float64))
+    low, top = _bias(lin)
+    return _Sum(positive + top, negative - low, summands + (np.maximum(top, -low) > 0))
 
 
-def _bias_magnitude(lin: LinearNode) -> F64 | None:
+def _bias(lin: LinearNode) -> tuple[F64, F64]:
+    """The bias as a summand: its negative and its positive part [m], or the magnitude that it was folded from."""
     if lin.node.folded is not None:
-        return lin.node.folded.magnitude
-    return None if lin.bias is None else np.abs(lin.bias.astype(np.float64))
+        return -lin.node.folded.magnitude, lin.node.folded.magnitude
+    b = np.zeros(1) if lin.bias is None else lin.bias.astype(np.float64)
+    return np.minimum(b, 0.0), np.maximum(b, 0.0)
 
 
-def _conv(node: Node, graph: Graph, x: list[F64]) -> F64:
+def _fully_connected(node: Node, graph: Graph, x: list[Computed]) -> F64:
+    lin = LinearNode.of(node, graph)
+    m, n = lin.weights.shape
+    rows = x[0].reshape(-1, n)
+    s = _summed(rows, lin, lambda v, w: v @ w.T, lambda v: v.sum(axis=1, keepdims=True))
+    if len(rows.lo) == 1 and m * n <= _SORTED:
+        s = replace(s, operands=_operands(rows, lin))
+    return _linear(node, s, n, lin.weights.astype(np.float64)).reshape(lin.y.shape)
+
+
+def _operands(x: Computed, lin: LinearNode) -> F64:
+    """What all additions of a row add, at most: the sum over j from 2 of the largest sum of j summands.
+
+    A tree of additions has at most ``k - j + 1`` nodes over j of k summands or more (the r nodes of that kind need
+    ``j + r - 1`` summands), and the largest sum of j summands of one sign, all of them where there are fewer, does not
+    decrease with j: so no tree is worse than adding one summand at a time.
+    """
+    w = lin.weights.astype(np.float64)
+    ends = np.stack([w * x.lo, w * x.hi])
+    low, top = (np.broadcast_to(b[:, None], (len(w), 1)) for b in _bias(lin))
+    top = np.maximum(np.concatenate([ends.max(axis=0), top], axis=1), 0.0)
+    low = np.maximum(-np.concatenate([ends.min(axis=0), low], axis=1), 0.0)
+    largest = np.maximum(*(np.cumsum(np.sort(v, axis=1)[:, ::-1], axis=1) for v in (top, low)))
+    count = ((top > 0) | (low > 0)).sum(axis=1, keepdims=True)
+    j = np.arange(1, largest.shape[1] + 1)
+    return np.where((j >= 2) & (j <= count), largest, 0.0).sum(axis=1)
+
+
+def _conv(node: Node, graph: Graph, x: list[Computed]) -> F64:
     lin, sem = LinearNode.of(node, graph), SEMANTICS["CONV_2D"]
     assert isinstance(sem, Conv2D)
-    w = np.abs(lin.weights.astype(np.float64))
-    return _linear(node, w[0].size, correlate(sem.window(node, graph), x[0], w, _bias_magnitude(lin)), w)
+    window, one = sem.window(node, graph), np.ones((1, *lin.weights.shape[1:3], 1))
+    s = _summed(
+        x[0],
+        lin,
+        lambda v, w: correlate(window, v, w, None),
+        lambda v: correlate(window, v.sum(axis=-1, keepdims=True), one, None),
+    )
+    return _linear(node, s, lin.weights[0].size, lin.weights.astype(np.float64))
 
 
-def _depthwise(node: Node, graph: Graph, x: list[F64]) -> F64:
+def _depthwise(node: Node, graph: Graph, x: list[Computed]) -> F64:
     lin, sem = LinearNode.of(node, graph), SEMANTICS["DEPTHWISE_CONV_2D"]
     assert isinstance(sem, DepthwiseConv2D)
-    w = np.abs(lin.weights.astype(np.float64))
-    total = correlate_depthwise(sem.window(node, graph), x[0], w, _bias_magnitude(lin))
-    return _linear(node, w.shape[1] * w.shape[2], total, w)
+    window, ones = sem.window(node, graph), np.ones(lin.weights.shape)
+    s = _summed(
+        x[0],
+        lin,
+        lambda v, w: correlate_depthwise(window, v, w, None),
+        lambda v: correlate_depthwise(window, v, ones, None),
+    )
+    return _linear(node, s, lin.weights.shape[1] * lin.weights.shape[2], lin.weights.astype(np.float64))
 
 
 def _average(n: int, mean: F64) -> F64:
@@ -122,49 +208,49 @@ def _average(n: int, mean: F64) -> F64:
     return np.where(mean * n < _OVERFLOW, e, np.inf)
 
 
-def _average_pool(node: Node, graph: Graph, x: list[F64]) -> F64:
+def _average_pool(node: Node, graph: Graph, x: list[Computed]) -> F64:
     sem = SEMANTICS["AVERAGE_POOL_2D"]
     assert isinstance(sem, Pool2D)
     window = sem.window(node, graph)
-    mean = window.patches(x[0], 0).sum(axis=(4, 5)) / window.counts()
+    mean = window.patches(x[0].magnitude, 0).sum(axis=(4, 5)) / window.counts()
     return _average(window.taps, mean)
 
 
-def _mean(node: Node, graph: Graph, x: list[F64]) -> F64:
+def _mean(node: Node, graph: Graph, x: list[Computed]) -> F64:
     sem = SEMANTICS["MEAN"]
     assert isinstance(sem, Mean)
-    mean = x[0].mean(axis=sem.axes(node, graph))
+    mean = x[0].magnitude.mean(axis=sem.axes(node, graph))
     return _average(sem.count(node, graph), mean).reshape(graph.tensors[node.outputs[0]].shape)
 
 
-def _add(node: Node, graph: Graph, x: list[F64]) -> F64:
+def _add(node: Node, graph: Graph, x: list[Computed]) -> F64:
     del node, graph
-    total = x[0] + x[1]
+    total = x[0].magnitude + x[1].magnitude
     return np.where(total < _OVERFLOW, gamma(1, U32) * total + 3 * TINY32, np.inf)
 
 
-def _copy(node: Node, graph: Graph, x: list[F64]) -> F64:
+def _copy(node: Node, graph: Graph, x: list[Computed]) -> F64:
     del node, graph, x
     return np.zeros(())
 
 
-def _flush(node: Node, graph: Graph, x: list[F64]) -> F64:
+def _flush(node: Node, graph: Graph, x: list[Computed]) -> F64:
     del node, graph, x
     return np.full((), TINY32)
 
 
-def _logistic(node: Node, graph: Graph, x: list[F64]) -> F64:
+def _logistic(node: Node, graph: Graph, x: list[Computed]) -> F64:
     del node, graph, x
     return np.full((), LOGISTIC_ULPS * U32)
 
 
-def _tanh(node: Node, graph: Graph, x: list[F64]) -> F64:
+def _tanh(node: Node, graph: Graph, x: list[Computed]) -> F64:
     """Small arguments give small values, so the error is at most relative to them too."""
     del node, graph
-    return np.minimum(1.0, x[0]) * (TANH_ULPS * U32) + TINY32
+    return np.minimum(1.0, x[0].magnitude) * (TANH_ULPS * U32) + TINY32
 
 
-def _softmax(node: Node, graph: Graph, x: list[F64]) -> F64:
+def _softmax(node: Node, graph: Graph, x: list[Computed]) -> F64:
     """``p = e_i / sum e_j``, ``e_i = exp(beta (x_i - max))``, n terms.
 
     The argument ``d = beta (x_i - max)`` has two roundings, ``2 u |d|``: ``p |d| <= 1/e`` for the
@@ -176,23 +262,23 @@ def _softmax(node: Node, graph: Graph, x: list[F64]) -> F64:
     return np.full((), gamma(n + 2 * math.log(n) + 2 * EXP_ULPS + 8, U32) + (n + 2) * TINY32)
 
 
-def _quantize(node: Node, graph: Graph, x: list[F64]) -> F64:
+def _quantize(node: Node, graph: Graph, x: list[Computed]) -> F64:
     """Of the scaled value before it is rounded to a code, in real units."""
     del node, graph
-    return gamma(2, U32) * x[0] + TINY32
+    return gamma(2, U32) * x[0].magnitude + TINY32
 
 
-def _dequantize(node: Node, graph: Graph, x: list[F64]) -> F64:
+def _dequantize(node: Node, graph: Graph, x: list[Computed]) -> F64:
     """Three roundings of at most 255 quanta (builtin adds the zero point after scaling)."""
     del x
     return np.full((), gamma(3, U32) * 255.0 * graph.tensors[node.inputs[0]].q.s)
 
 
-def _scaled_input(node: Node, graph: Graph, x: list[F64]) -> F64:
+def _scaled_input(node: Node, graph: Graph, x: list[Computed]) -> F64:
     """The scale is rounded, then the product; or one division."""
     del graph
     assert isinstance(node.attrs, InputAttrs)
-    scaled = x[0] * float(node.attrs.scale)
+    scaled = x[0].magnitude * float(node.attrs.scale)
     return np.where(scaled < _OVERFLOW, gamma(3, U32) * scaled + TINY32, np.inf)
 
 

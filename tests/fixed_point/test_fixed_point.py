@@ -28,7 +28,7 @@ from qebgate.ops.registry import ALL_LOWERINGS, LOWERINGS
 from qebgate.runtimes.profiles import Runtime
 from qebgate.semantics.execute import run_float, run_int
 from qebgate.semantics.fixed_point import DenseAttrs, finish, rounding
-from qebgate.semantics.float_error import float_error
+from qebgate.semantics.float_error import Computed, float_error
 from qebgate.semantics.registry import ALL_SEMANTICS, SEMANTICS
 from qebgate.task import Budget
 from tests.fixed_point.slow import Net, quant, random_net
@@ -143,7 +143,7 @@ def test_float32_error_of_the_scaled_input() -> None:
     node: Node = graph.nodes[0]
     x = np.arange(256.0)
     for xi in x.tolist():
-        e = float(float_error(node, graph, [np.full((1, 1), xi)]).item())
+        e = float(float_error(node, graph, [Computed.within(np.full((1, 1), xi))]).item())
         exact = Fraction(int(xi), 255)
         ways = (np.float32(xi) / np.float32(255), np.float32(xi) * np.float32(1 / 255))
         assert all(abs(Fraction(float(v)) - exact) <= e for v in ways)

@@ -7,7 +7,7 @@ import pytest
 
 from qebgate.ir.graph import Graph
 from qebgate.runtimes.profiles import DEPLOYED
-from qebgate.semantics.float_error import EXP_ULPS, LOGISTIC_ULPS, TANH_ULPS, float_error
+from qebgate.semantics.float_error import EXP_ULPS, LOGISTIC_ULPS, TANH_ULPS, Computed, float_error
 from qebgate.semantics.registry import SEMANTICS
 from tests.semantics.cases import Rng, output_shape, pick
 from tests.semantics.compare import interpret, load
@@ -98,6 +98,12 @@ def float_case(op: str, rng: Rng, batch: int = 12) -> tuple[bytes, np.ndarray]:
     return b.build([x], [y]), _values(rng, (batch, *shape))
 
 
+def computed(x: np.ndarray) -> Computed:
+    """Bounds of a batch of inputs."""
+    wide = x.astype(np.float64)
+    return Computed(wide.min(axis=0), wide.max(axis=0))
+
+
 def _exact(graph: Graph, x: np.ndarray) -> np.ndarray:
     node = graph.nodes[0]
     wide = x.astype(np.float64)
@@ -114,8 +120,7 @@ def test_bound_holds_everywhere(op: str) -> None:
         graph = load(model)
         node = graph.nodes[0]
         exact = _exact(graph, x)
-        magnitude = [np.abs(x).max(axis=0).astype(np.float64) if i == graph.inputs[0] else None for i in node.inputs]
-        e = float_error(node, graph, magnitude)
+        e = float_error(node, graph, [computed(x) if i == graph.inputs[0] else None for i in node.inputs])
         assert e.shape == graph.output.shape
         assert (e >= 0).all()
         outputs = {r.value: interpret(model, x, r)[0] for r in DEPLOYED}
@@ -151,7 +156,7 @@ def test_dense_sweep_stays_well_inside(op: str) -> None:
     exact = SEMANTICS[op].run_float(graph.nodes[0], graph, [x.astype(np.float64)])
     for runtime in DEPLOYED:
         y = interpret(b.build([i], [o]), x[None, None], runtime)[0].reshape(-1)
-        e = float_error(graph.nodes[0], graph, [np.abs(x.astype(np.float64))[None]]).reshape(-1)
+        e = float_error(graph.nodes[0], graph, [Computed.within(np.abs(x.astype(np.float64))[None])]).reshape(-1)
         assert (np.abs(y - exact) <= e / 4.0).all()
 
 
@@ -165,5 +170,5 @@ def test_no_bound_where_float32_overflows() -> None:
     model, x = float_case("FULLY_CONNECTED", np.random.default_rng(0))
     graph = load(model)
     node = graph.nodes[0]
-    magnitude = [np.full(x.shape[1:], 1e38) if i == graph.inputs[0] else None for i in node.inputs]
-    assert np.isinf(float_error(node, graph, magnitude)).any()
+    huge = Computed.within(np.full(x.shape[1:], 1e38))
+    assert np.isinf(float_error(node, graph, [huge if i == graph.inputs[0] else None for i in node.inputs])).any()

@@ -48,12 +48,12 @@ def affine_intervals(layer: Affine, inputs: Sequence[Gap]) -> PreActivation:
     d, d_size = _image((*layer.q, *layer.d), changes, layer.bd, layer.terms, layer.bd_size)
     noise = None
     if layer.noise is not None:
-        noise = _finite(layer, layer.noise([g.float.magnitude for g in inputs]))
+        noise = _finite(layer, layer.noise([g.float for g in inputs]))
         z, d = z.widened(noise, noise), d.widened(noise, noise)
     z, q, d = tighten(z, q, d)
     below, above_ = layer.below, layer.above
     if layer.evaluation is not None:
-        error = _finite(layer, layer.evaluation([g.quantized.magnitude for g in inputs]))
+        error = _finite(layer, layer.evaluation([g.quantized for g in inputs]))
         below, above_ = up(below + error), up(above_ + error)
     return PreActivation(z, q, d, noise, below, above_, (z_size, q_size, d_size))
 

@@ -12,7 +12,7 @@ from qebgate.domains.gap import Interval
 from qebgate.domains.layers import ROOT, Affine, CodeGrid, Layer, Noise, shadow
 from qebgate.domains.linear_map import Dense, Scale
 from qebgate.errors import UnsupportedError
-from qebgate.numerics.rounding import F64, SAFETY, TINY64, U64, gamma, up
+from qebgate.numerics.rounding import F64, SAFETY, TINY64, U64, gamma
 from qebgate.ops.registry import lower
 from qebgate.regions.cell import Cell, InputCodec
 from qebgate.task import Task
@@ -96,12 +96,15 @@ def _folded_noise(first: Affine, layer: Affine, weights: Dense, folded: Dense) -
     if first.noise is None and layer.noise is None and abs(math.frexp(scale.factor)[0]) == 0.5:
         return None
 
-    def noise(magnitudes: Sequence[F64]) -> F64:
-        x = magnitudes[0]
-        error = np.zeros_like(x) if first.noise is None else first.noise([x])
+    def noise(computed: Sequence[Interval]) -> F64:
+        (c,) = computed
+        x = c.magnitude
+        error = np.zeros_like(x) if first.noise is None else first.noise(computed)
         total = 2 * U64 * folded.absolute.forward(x[None])[0] + weights.absolute.forward(error[None])[0]
         if layer.noise is not None:
-            total = total + layer.noise([up(np.abs(x * scale.factor) + error)])
+            ends = c.lo * scale.factor, c.hi * scale.factor
+            scaled = Interval(np.minimum(*ends), np.maximum(*ends)).widened(0.0, 0.0).widened(error, error)
+            total = total + layer.noise([scaled])
         return total * (1 + SAFETY * gamma(2 * folded.terms + 8)) + folded.terms * TINY64
 
     return noise
