@@ -167,6 +167,9 @@ class _Planner:
             for i in instances
         )  # fmt: skip
         words = _assumptions(spec, model, region, codec, infos, note, instances, " ".join(cpu_features()))
+        if model.fixed_point is None and pair.float.source.format != "tflite" and model.float_semantics == "float32":
+            words += ("no runtime evaluates the float reference's file here: what is witnessed holds for every float32 "
+                      "evaluation of it",)  # fmt: skip
         return PlannedCheck(spec, model, pair, jobs, words)
 
     def _graph(self, path: Path) -> Graph:
