@@ -96,6 +96,8 @@ class _Aligner:
         for m in self.f.consumers.get(wanted[0], []):
             if m.op != FLOAT_TWIN.get(node.op, node.op) or m.index in self.used:
                 continue
+            if m.op == "RESHAPE" and self.f.tensors[m.outputs[0]].shape != self.q.tensors[node.outputs[0]].shape:
+                continue  # each stands alone: what counts is the order of the values, which none changes
             reads = tuple(i for i in m.inputs if i >= 0 and not self.f.tensors[i].is_const)
             if reads == wanted or (m.op in COMMUTATIVE and sorted(reads) == sorted(wanted)):
                 return m

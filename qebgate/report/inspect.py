@@ -13,6 +13,11 @@ from qebgate.ir.graph import Graph, Node
 from qebgate.ir.pair import Pair
 from qebgate.ir.tensor import Tensor
 
+WEIGHTED = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")
+
+
+COLUMNS = ("#", "operator", "input", "output", "type", "scale", "zero point", "weights")
+
 
 def render_graph(graph: Graph, console: Console) -> None:
     """Print a model's operators, shapes and scales.  A graph that loads is covered: others are refused."""
@@ -23,14 +28,23 @@ def render_graph(graph: Graph, console: Console) -> None:
     for what, indices in (("input", graph.inputs), ("output", graph.outputs)):
         for i in indices:
             console.print(f"  {what} {_tensor(graph.tensors[i])}", soft_wrap=True)
-    table = _table(("#", "operator", "input", "output", "type", "scale", "zero point", "weights"))
+    named = graph.source.format != "tflite"  # converters' names of tensors are long and say little
+    table = _table((*COLUMNS, "layer") if named else COLUMNS)
     for n in graph.nodes:
-        table.add_row(*(Text(cell) for cell in _node(graph, n)))
+        cells = _node(graph, n)
+        table.add_row(*(Text(cell) for cell in ((*cells, _layer(graph, n)) if named else cells)))
     console.print(table)
+    console.print(f"  {parameters(graph):,} weights and biases")
     ops = Counter(n.op for n in graph.nodes)
     console.print(
         f"  {len(graph.nodes)} operators, all supported: {', '.join(f'{k} x{v}' for k, v in ops.most_common())}"
     )
+
+
+def parameters(graph: Graph) -> int:
+    """Number of weights and biases, shared ones once."""
+    learnt = {i for n in graph.nodes if n.op in WEIGHTED for i in n.inputs[1:] if i >= 0 and graph.tensors[i].is_const}
+    return sum(graph.tensors[i].size for i in learnt)
 
 
 def render_pair(pair: Pair, console: Console) -> None:
@@ -61,6 +75,11 @@ def _shape(t: Tensor) -> str:
 def _tensor(t: Tensor) -> str:
     quant = "" if t.quant is None else f", scale {t.quant.s!r}, zero point {t.quant.z}"
     return f"{t.label}: {_shape(t)} {t.dtype.value}{quant}"
+
+
+def _layer(graph: Graph, n: Node) -> str:
+    folded = " (batch normalization folded)" if n.folded is not None else ""
+    return graph.tensors[n.outputs[0]].label + folded
 
 
 def _node(graph: Graph, n: Node) -> tuple[str, ...]:

@@ -126,7 +126,7 @@ def test_without_input_scale_both_read_the_same_reals() -> None:
         ("    quantized:", "    runtime: litert-xnnpack\n    quantized:", "QEB215", "runtime"),
         ("    quantized:", "    input_quantization: nearest\n    quantized:", "QEB215", "input_quantization"),
         ("    quantized:", "    preprocess: {scale: 2.0}\n    quantized:", "QEB215", "preprocess"),
-        ("net.npz", "net.keras", "QEB216", "keras"),
+        ("net.npz", "net.pb", "QEB216", "pb"),
         ("fixed_point:", "fixed_pint:", "QEB209", "fixed_point"),
     ],
 )

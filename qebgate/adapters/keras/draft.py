@@ -90,6 +90,7 @@ class Draft:
         self._prune(set(outputs))
         outputs = self._fuse(self._fold(outputs))
         self._pad(set(outputs))
+        self._merge(set(outputs))
         return self._graph(inputs, outputs, source)
 
     # -- normal form ----------------------------------------------------------------------------
@@ -188,6 +189,14 @@ class Draft:
                 self.ops.remove(pad)
                 op.inputs = pad.inputs
                 op.attrs = replace(op.attrs, how=how)
+
+    def _merge(self, ends: set[int]) -> None:
+        """Two movements in a row are one."""
+        for op in [o for o in self.ops if o.op == "RESHAPE"]:
+            before = next((o for o in self.ops if o.output == op.inputs[0] and o.op == "RESHAPE"), None)
+            if before is not None and before.output not in ends and self._reads()[before.output] == 1:
+                self.ops.remove(before)
+                op.inputs = before.inputs
 
     # -- graph ----------------------------------------------------------------------------------
 

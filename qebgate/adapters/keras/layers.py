@@ -101,10 +101,12 @@ def _dense(c: Call) -> int:
     x, units, bias = c.only(2, 3, 4), c.s.integer("units"), c.s.flag("use_bias", True)
     shape = c.shape(x)
     arrays = c.variables(kernel=(shape[-1], units), **({"bias": (units,)} if bias else {}))
-    attrs = FullyConnectedAttrs(Activation.NONE, keep_dims=len(shape) > 2)
+    x = c.reshape(x, (math.prod(shape[:-1]), shape[-1]))  # as converters do it
+    attrs = FullyConnectedAttrs(Activation.NONE, keep_dims=False)
     kernel = np.ascontiguousarray(arrays[0].T)
-    y = c.emit("FULLY_CONNECTED", (x,), (*shape[:-1], units), attrs, weights=kernel, bias=(arrays + [None])[1])
-    return c.activate(y)
+    bias_array = arrays[1] if bias else None
+    y = c.emit("FULLY_CONNECTED", (x,), (c.shape(x)[0], units), attrs, weights=kernel, bias=bias_array)
+    return c.reshape(c.activate(y), (*shape[:-1], units))
 
 
 def _geometry(c: Call, axes: int) -> tuple[Stride, tuple[int, int]]:

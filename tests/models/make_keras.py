@@ -1,0 +1,141 @@
+"""Make the small Keras models of this folder's ``keras/``: python tests/models/make_keras.py
+
+Needs the [tensorflow] extra.  The same networks with the same random weights, saved by Keras 3 and by
+Keras 2 (tf_keras), as .keras and as .h5; a float and an int8 .tflite file of each; and ``rows.npz``
+with inputs and what both predict.  The files are committed, so most tests need no TensorFlow.
+"""
+
+import json
+import os
+from pathlib import Path
+
+os.environ["TF_USE_LEGACY_KERAS"] = "0"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import keras as keras3
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras2
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+OUT = Path(__file__).resolve().parent / "keras"
+ROWS = 24
+BOTH = ("keras3.keras", "keras3.h5", "keras2.keras", "keras2.h5")
+FILES = {"dense": BOTH, "image": BOTH, "shapes": ("keras3.keras", "keras2.h5"), "sequence": ("keras3.keras", "keras2.h5")}
+
+
+def dense(keras):
+    k = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((4,), name="x"),
+            k.Dense(8, activation="relu", name="first"),
+            k.Dropout(0.3, name="dropout"),
+            k.Dense(6, activation="relu", use_bias=False, name="second"),
+            k.Dense(3, name="logits"),
+        ],
+        name="dense",
+    )
+
+
+def image(keras):
+    """Branches, batch normalization after every kind of layer with weights, padding, pools, softmax."""
+    k = keras.layers
+    i = k.Input((6, 6, 2), name="image")
+    x = k.Conv2D(4, 3, strides=2, padding="same", use_bias=False, name="conv")(i)
+    x = k.ReLU(6.0, name="six")(k.BatchNormalization(name="norm_1")(x))
+    y = k.SeparableConv2D(4, 3, padding="same", name="separable")(x)
+    y = k.BatchNormalization(scale=False, name="norm_2")(y)
+    x = k.ReLU(name="sum_relu")(k.Add(name="sum")([x, y]))
+    x = k.ZeroPadding2D(((0, 1), (1, 0)), name="zeros")(x)
+    x = k.DepthwiseConv2D(2, depth_multiplier=2, use_bias=False, name="depthwise")(x)
+    x = k.Activation("relu", name="after")(k.BatchNormalization(center=False, epsilon=0.01, name="norm_3")(x))
+    x = k.AveragePooling2D(2, strides=1, padding="same", name="average")(x)
+    x = k.MaxPooling2D(2, strides=1, name="max")(x)
+    x = k.GlobalAveragePooling2D(name="global")(x)
+    x = k.BatchNormalization(name="norm_4")(k.Dense(5, name="hidden")(x))
+    x = k.Dense(3, activation="softmax", name="classes")(k.Activation("relu", name="hidden_relu")(x))
+    return keras.Model(i, x, name="image")
+
+
+def shapes(keras):
+    """Movements of values, a shared layer, and the other activations."""
+    k = keras.layers
+    i = k.Input((16,), name="signal")
+    x = k.Reshape((4, -1, 1), name="square")(i)
+    x = k.MaxPooling2D((2, 1), name="pool")(k.Conv2D(3, 2, dilation_rate=2, activation="tanh", name="dilated")(x))
+    x = k.Flatten(name="flat")(x)
+    shared = k.Dense(6, activation="sigmoid", name="shared")
+    x = shared(shared(k.Dense(6, name="narrow")(x)))
+    return keras.Model(i, k.Dense(2, name="out")(x), name="shapes")
+
+
+def sequence(keras):
+    """One axis of time."""
+    k = keras.layers
+    i = k.Input((8, 2), name="time")
+    x = k.Conv1D(4, 3, padding="causal", name="causal")(i)
+    x = k.Activation("relu", name="relu")(k.BatchNormalization(name="norm")(x))
+    x = k.Conv1D(3, 2, strides=2, padding="same", activation="relu", name="strided")(x)
+    x = k.GlobalAveragePooling1D(name="mean")(x)
+    return keras.Model(i, k.Dense(2, activation="sigmoid", name="out")(x), name="sequence")
+
+
+NETS = {"dense": dense, "image": image, "shapes": shapes, "sequence": sequence}
+
+
+def fill(model, seed):
+    """Random weights; variances and factors of batch normalization are positive."""
+    rng = np.random.default_rng(seed)
+    for layer in model.layers:
+        values = []
+        for variable in layer.weights:
+            shape, name = tuple(variable.shape), variable.name.split("/")[-1].split(":")[0]
+            if name in ("gamma", "moving_variance"):
+                values.append(rng.uniform(0.5, 1.5, shape))
+            elif len(shape) == 1:
+                values.append(rng.normal(0.0, 0.3, shape))
+            else:
+                values.append(rng.normal(0.0, 1.0 / np.sqrt(np.prod(shape[:-1])), shape))
+        layer.set_weights([v.astype(np.float32) for v in values])
+
+
+def convert(model, rows, *, quantize):
+    """A .tflite file for a batch of one."""
+    spec = tf.TensorSpec((1, *rows.shape[1:]), tf.float32, name="x")
+    call = tf.function(lambda x: model(x, training=False), input_signature=[spec])
+    constant = convert_variables_to_constants_v2(call.get_concrete_function())
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([constant], model)
+    if quantize:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([row[None]] for row in rows)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = converter.inference_output_type = tf.int8
+    return converter.convert()
+
+
+def main():
+    OUT.mkdir(exist_ok=True)
+    arrays = {}
+    for seed, (name, build) in enumerate(NETS.items()):
+        models = {"keras3": build(keras3), "keras2": build(keras2)}
+        for model in models.values():
+            fill(model, seed)
+        for file in FILES[name]:
+            models[file.split(".")[0]].save(OUT / f"{name}.{file}")
+        rng = np.random.default_rng(100 + seed)
+        rows = rng.uniform(-1.0, 1.0, (200, *models["keras3"].input_shape[1:])).astype(np.float32)
+        arrays[f"{name}_x"] = rows[:ROWS]
+        for key, model in models.items():
+            arrays[f"{name}_{key}"] = np.asarray(model.predict(rows[:ROWS], verbose=0))
+        (OUT / f"{name}.float.tflite").write_bytes(convert(models["keras3"], rows, quantize=False))
+        (OUT / f"{name}.int8.tflite").write_bytes(convert(models["keras3"], rows, quantize=True))
+    np.savez(OUT / "rows.npz", **arrays)
+    versions = {"tensorflow": tf.__version__, "keras3": keras3.__version__, "keras2": keras2.__version__}
+    manifest = {"made_by": "make_keras.py", **versions, "files": FILES}
+    (OUT / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
