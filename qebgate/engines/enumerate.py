@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qebgate.engines.concrete import Inputs, Session, gaps
+from qebgate.engines.concrete import Inputs, Session, quantized_outputs
 from qebgate.engines.dra.analysis import Settings
+from qebgate.engines.float_ranges import FloatExecution
 from qebgate.engines.guard import Guard
 from qebgate.engines.reached import Reached
 from qebgate.engines.reference import reference_error
 from qebgate.engines.subnetwork import Uncovered
-from qebgate.evidence import Bound, Evidence, Stopped
-from qebgate.numerics.fixed_point import I64
-from qebgate.numerics.rounding import down, up
+from qebgate.engines.sweep import box_codes, prepared
+from qebgate.evidence import Bound, Evidence, Stopped, Trust
+from qebgate.numerics.rounding import F64, down, up
 from qebgate.regions.cell import Cell
 from qebgate.task import Budget, Task
 
 BATCH_BYTES = 1 << 25
+LEAST_SWEPT = 1 << 17
+"""Regions of as many inputs are executed on the composed float network: composing it has been paid for then."""
 LEAST_REACHED = 1 << 12
 """Regions of fewer inputs are executed on the whole networks: restricting them would take longer."""
 
@@ -43,19 +45,30 @@ class Enumerate:
     def run(self, task: Task, known: Sequence[Evidence], budget: Budget, session: Session) -> list[Evidence]:
         del known
         total = task.cell.count
-        if task.cell.codes is None or total is None:
+        if task.cell.codes is None or total is None or task.cell.line is not None:
             return []
         if total > budget.enumerate:
             return [Stopped(self.name, "effort", f"{about(total)} inputs are more than {budget.enumerate}")]
         start = time.monotonic()
+        if total >= LEAST_SWEPT:
+            found = self._swept(task, total, budget, session)
+            if found is not None:
+                lower, upper, trust, worst_input = found
+                bound = Bound(lower, upper, trust, self.name, time.monotonic() - start)
+                return [bound, session.witness(task, worst_input, self.name)]
         k = len(task.outputs)
         lo, hi = np.full(k, np.inf), np.full(k, -np.inf)
         worst: tuple[float, Inputs] | None = None
         done, guard = 0, Guard(budget)
         small = None if total < LEAST_REACHED else reached(task)
         parts = all_codes(task.cell, batch(task)) if small is None else box_codes(small.lo, small.hi, small.rows)
+        floats = FloatExecution(task.pair)
         for codes in parts:
-            gap = small.gaps(codes) if small is not None else gaps(task, Inputs.of_codes(task, codes))
+            if small is not None:
+                gap = small.gaps(codes)
+            else:
+                inputs = Inputs.of_codes(task, codes)
+                gap = quantized_outputs(task, inputs) - floats.run(inputs.x)[:, list(task.outputs)]
             least, most = gap.min(axis=0), gap.max(axis=0)
             np.minimum(lo, least, out=lo)
             np.maximum(hi, most, out=hi)
@@ -68,10 +81,32 @@ class Enumerate:
             session.progress(self.name, done, total)
             guard()
         assert worst is not None and done == total
-        error = reference_error(task, Settings(work=budget.dra), guard)
+        ranges = floats.ranges if small is None else None
+        error = reference_error(task, Settings(work=budget.dra), guard, ranges)
         # lo and hi are differences that were rounded themselves
         bound = Bound(down(down(lo) - error), up(up(hi) + error), "exhaustive", self.name, time.monotonic() - start)
         return [bound, session.witness(task, worst[1], self.name)]
+
+    def _swept(self, task: Task, total: int, budget: Budget, session: Session) -> tuple[F64, F64, Trust, Inputs] | None:
+        """Bounds and the worst input, of a region with few enough free inputs to be composed."""
+        small = reached(task)
+        sweep = None if small is None else prepared(task, small)
+        if sweep is None:
+            return None
+        guard = Guard(budget)
+        done = 0
+
+        def pulse(rows: int) -> None:
+            nonlocal done
+            done += rows
+            session.progress(self.name, min(done, total), total)
+            guard()
+
+        lo, hi, codes, trust = sweep.extremes(pulse)
+        if task.float_semantics == "float32":
+            error = reference_error(task, Settings(work=budget.dra), guard, ranges=sweep.net.before)
+            lo, hi = down(lo - error), up(hi + error)
+        return lo, hi, trust, Inputs.of_codes(task, sweep.small.whole(codes))
 
 
 def batch(task: Task) -> int:
@@ -89,19 +124,6 @@ def all_codes(cell: Cell, size: int) -> Iterator[NDArray[np.int32]]:
         codes = np.broadcast_to(lo, (len(part), lo.size)).copy()
         codes[:, free] = part
         yield codes.reshape(-1, *cell.codes[0].shape).astype(np.int32)
-
-
-def box_codes(lo: I64, hi: I64, size: int) -> Iterator[I64]:
-    """Every point ``[k]`` of a box of integers, ``[<= size, k]`` at a time, in mixed-radix order."""
-    width = hi - lo + 1
-    total = math.prod(width.tolist())
-    for first in range(0, total, size):
-        number = np.arange(first, min(first + size, total), dtype=np.int64)
-        codes = np.empty((number.size, lo.size), np.int64)
-        for i, w in enumerate(width.tolist()):
-            np.add(number % w, lo[i], out=codes[:, i])
-            number //= w
-        yield codes
 
 
 def reached(task: Task) -> Reached | None:

@@ -13,7 +13,7 @@ from qebgate.ir.tensor import Array
 from qebgate.numerics.rounding import F64
 
 F32 = NDArray[np.float32]
-U64 = NDArray[np.uint64]
+Keys = NDArray[np.uint64]
 Finish = Callable[[Array], F64]
 """Real outputs ``[B, K]`` from the output's live entries ``[B, m]``."""
 
@@ -37,10 +37,10 @@ class Memo:
     first: Steps
     rest: Steps
     lo: F32
-    keys: U64 = field(default_factory=lambda: np.empty(0, np.uint64))
+    keys: Keys = field(default_factory=lambda: np.empty(0, np.uint64))
     table: F64 = field(default_factory=lambda: np.empty((0, 0)))
 
-    def numbers(self, codes: Array) -> U64:
+    def numbers(self, codes: Array) -> Keys:
         """A key ``[B]`` for each code vector ``[B, k]``, different ones for different vectors."""
         packed = np.zeros((len(codes), _BYTES), np.uint8)
         packed[:, : codes.shape[1]] = codes - self.lo
@@ -48,6 +48,15 @@ class Memo:
 
     def outputs(self, x: Array) -> F64 | None:
         """Real outputs ``[B, K]``; None once the table has become too large."""
+        number = self.learn(x)
+        return None if number is None else np.take(self.table, self.rows(number), axis=0)
+
+    def rows(self, number: Keys) -> NDArray[np.intp]:
+        """Where the outputs of known keys are in the table, ``[B]``."""
+        return np.searchsorted(self.keys, number)
+
+    def learn(self, x: Array) -> Keys | None:
+        """Keys ``[B]`` of inputs, whose outputs are then in the table; None once that has become too large."""
         codes = self.net.execute(self.first, {self.net.graph.inputs[0]: x})[self.cut]
         number = self.numbers(codes)
         place = np.searchsorted(self.keys, number)
@@ -62,8 +71,7 @@ class Memo:
             order = np.argsort(np.concatenate([self.keys, new]), kind="stable")
             self.keys = np.concatenate([self.keys, new])[order]
             self.table = (np.concatenate([self.table, found]) if self.table.size else found.copy())[order]
-            place = np.searchsorted(self.keys, number)
-        return np.take(self.table, place, axis=0)
+        return number
 
 
 def memo(net: Network, finish: Finish, width: int, sample: Callable[[int], Array]) -> Memo | None:
@@ -71,7 +79,7 @@ def memo(net: Network, finish: Finish, width: int, sample: Callable[[int], Array
 
     ``sample(n)`` draws inputs, ``width`` is K.
     """
-    costs = np.array([_cost(net, step) for step in net.steps])
+    costs = np.array([cost(net, step) for step in net.steps])
     total = float(costs.sum()) + 3.0 * width
     choices: list[tuple[float, Memo]] = []
     values: dict[int, Array] | None = None
@@ -87,13 +95,13 @@ def memo(net: Network, finish: Finish, width: int, sample: Callable[[int], Array
             values = net.execute(net.steps[:-1], {net.graph.inputs[0]: sample(_SAMPLE)})
         entry = Memo(net, cut, finish, net.steps[: at + 1], rest, part.lo.astype(np.float32))
         distinct = np.unique(entry.numbers(values[cut])).size / _SAMPLE
-        cost = looked_up + distinct * (total - float(costs[: at + 1].sum()))
-        if distinct <= 0.5 and cost < _WORTH * total:
-            choices.append((cost, entry))
+        whole = looked_up + distinct * (total - float(costs[: at + 1].sum()))
+        if distinct <= 0.5 and whole < _WORTH * total:
+            choices.append((whole, entry))
     return min(choices, key=lambda c: c[0])[1] if choices else None
 
 
-def _cost(net: Network, step: tuple[tuple[int, ...], int, Step]) -> float:
+def cost(net: Network, step: tuple[tuple[int, ...], int, Step]) -> float:
     """Roughly, in nanoseconds for one input."""
     inputs, output, _ = step
     node = net.graph.producer[output]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qebgate.engines.concrete import real_values
-from qebgate.engines.memo import memo
+from qebgate.engines.memo import cost, memo
 from qebgate.engines.subnetwork import Index, Network
 from qebgate.engines.subnetwork_float import FloatNetwork
 from qebgate.engines.subnetwork_quantized import QuantizedNetwork
@@ -46,19 +46,46 @@ class Reached:
         self._quantized = QuantizedNetwork(task.pair.quantized, codes, self.free, lo, hi, task.runtime, task.codec)
         self._float = FloatNetwork(task.pair.float, task.codec.grid(codes), self.free, real[0], real[1])
         pick = np.asarray(task.outputs, np.intp)
-        self._q = _Outputs(
-            real_values(task.pair.quantized, self._quantized.output.base[None])[0], self._quantized, pick
-        )
-        self._f = _Outputs(self._float.output.base, self._float, pick)
         t = task.pair.quantized.output
         self._unit = t.q.s if t.dtype.is_code else None
-        self._above = self._quantized.output.base[self._q.live] - (t.q.z if t.dtype.is_code else 0)
+        self._zero = t.q.z if t.dtype.is_code else 0
+        self._pick = pick
+        self._show(pick)
         width = 8 * (self._quantized.width + self._float.width + 3 * pick.size)
         enough = min(_LEAST_ROWS, _MEMORY_BYTES // width)
         self.rows = int(np.clip(_CACHE_BYTES // width, max(1, enough), _MOST_ROWS))
         """How many inputs to execute at once: intermediate results in the caches, or matrix products of some size."""
         self.table = memo(self._quantized, self._real, pick.size, self._sample)
         """Outputs of the quantized network by the codes of a narrow layer, where that pays."""
+
+    def _show(self, pick: Index) -> None:
+        graph = self._quantized.graph
+        self._q = _Outputs(real_values(graph, self._quantized.output.base[None])[0], self._quantized, pick)
+        self._f = _Outputs(self._float.output.base, self._float, pick)
+        self._above = self._quantized.output.base[self._q.live] - self._zero
+
+    def narrow(self, columns: Index) -> None:
+        """Some of the outputs only, from now on, and no table of them."""
+        self._show(self._pick[columns])
+        self.table = None
+
+    @property
+    def float_cost(self) -> float:
+        """Roughly, in nanoseconds for one input."""
+        return sum(cost(self._float, step) for step in self._float.steps)
+
+    @property
+    def quantized_bytes(self) -> int:
+        """Intermediate results of one input."""
+        return 4 * (1 + self._quantized.width)
+
+    def deviations(self, codes: Array) -> NDArray[np.float32]:
+        """What the quantized network starts from, for codes ``[B, k]``."""
+        return (codes - self._middle).astype(np.float32)
+
+    def reals(self, codes: Array) -> F64:
+        """What the float network reads for codes ``[B, k]``."""
+        return self._codec.grid(codes).astype(np.float64)
 
     def whole(self, codes: Array) -> NDArray[np.int32]:
         """Code tensors ``[B, *shape]`` from codes ``[B, k]`` of the free inputs."""
@@ -72,7 +99,7 @@ class Reached:
 
     def quantized(self, codes: Array) -> F64:
         """Real quantized outputs ``[B, K]``, exact."""
-        x = (codes - self._middle).astype(np.float32)
+        x = self.deviations(codes)
         if self.table is not None:
             y = self.table.outputs(x)
             if y is not None:
@@ -89,8 +116,7 @@ class Reached:
 
     def _sample(self, count: int) -> Array:
         rng = np.random.default_rng(0)
-        codes = rng.integers(self.lo, self.hi + 1, (count, self.lo.size))
-        return (codes - self._middle).astype(np.float32)
+        return self.deviations(rng.integers(self.lo, self.hi + 1, (count, self.lo.size)))
 
     def floats(self, codes: Array) -> F64:
         """Float outputs ``[B, K]``: a float64 evaluation in another order of summation."""
@@ -98,7 +124,7 @@ class Reached:
 
     def _floats(self, codes: Array) -> F64:
         """Overwritten by the next call."""
-        f = self._float.run(self._codec.grid(codes).astype(np.float64))
+        f = self._float.run(self.reals(codes))
         return self._f.spread(f[:, self._f.columns])
 
 

@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qebgate.domains.gap import Interval
 from qebgate.domains.layers import ROOT
 from qebgate.engines.forms.form import Form, choose, constant, image
 from qebgate.engines.forms.matrices import Index
-from qebgate.engines.forms.network import AffineStep, Network, PoolStep
+from qebgate.engines.forms.network import Network
+from qebgate.engines.forms.steps import AffineStep, PoolStep
 from qebgate.engines.restricted import TooLarge
 from qebgate.numerics.rounding import F64, SAFETY, TINY64, U64, gamma, up
 
@@ -27,7 +29,7 @@ MOST = 1 << 12
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Unit:
-    """New variables: the largest of some sums each, clamped.  ``w [V', n]``, ``c [n]``; ``first``: where a group begins."""
+    """New variables: the largest of some sums each, clamped.  ``w [V', n]``, ``c [n]``; groups begin at ``first``."""
 
     w: F64
     c: F64
@@ -71,6 +73,11 @@ class Collapsed:
         """Inputs, and neurons that switch."""
         return self._count
 
+    @property
+    def cost(self) -> float:
+        """Roughly, in nanoseconds for one input (of few outputs)."""
+        return sum(u.w.size / 12.0 + 3.0 * u.w.shape[1] for u in self._units)
+
     def _bounds(self, value: int) -> Interval:
         """Of the live entries of a value, ``[1, k]``."""
         fact = self._net.facts[value]
@@ -80,8 +87,6 @@ class Collapsed:
     def _affine(self, step: AffineStep) -> Form:
         terms = [(self._forms[i], self._bounds(i), *step.float_weights(n)) for n, i in enumerate(step.inputs)]
         z = image(terms, step.float_bias, step.terms).form
-        if step.at is not None:
-            z = z.take(step.at)
         a, b = step.float_range
         h = self._bounds(step.output)
         lo, hi = h.lo[0], h.hi[0]
@@ -99,14 +104,14 @@ class Collapsed:
         wide = constant(rest, x.symbols)
         x = Form(*(np.concatenate(p, axis=-1) for p in ((x.c, wide.c), (x.g, wide.g), (x.r, wide.r))))
         lo, hi = (np.concatenate([u[0], v[0]]) for u, v in ((bounds.lo, rest.lo), (bounds.hi, rest.hi)))
-        index = step.index if step.at is None else step.index[step.at]
+        index = step.index
         pad = index < 0
         idx = np.maximum(index, 0)
         least, most = np.where(pad, -np.inf, lo[idx]), np.where(pad, -np.inf, hi[idx])
         wins = (most >= least.max(axis=1, keepdims=True)) & ~pad
         first = np.argmax(wins, axis=1)
         form = x.take(idx[np.arange(len(idx)), first])
-        # the float value may be a flushed zero; that belongs to its evaluation, but the real value is exact
+        # a runtime may flush subnormal values to zero: that is its evaluation's error, the real value is exact
         decided = wins.sum(axis=1) == 1
         switching = np.flatnonzero(~decided)
         h = self._bounds(step.output)
@@ -141,7 +146,7 @@ class Collapsed:
         error = z.r[0] + np.abs(w).T @ off + gamma(reach.size + 8) * SAFETY * size + (reach.size + 8) * TINY64
         return w, c, up(error * (1 + 4 * gamma(reach.size + 8)))
 
-    def _assembled(self, z: Form, h: Interval, still: np.ndarray, switching: Index, new: Index) -> Form:
+    def _assembled(self, z: Form, h: Interval, still: NDArray[np.bool_], switching: Index, new: Index) -> Form:
         """Composed where nothing switches, a variable or a constant elsewhere."""
         z = z.padded(self._count)
         which = np.where(still, 1, 0)

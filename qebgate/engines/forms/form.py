@@ -114,8 +114,8 @@ def image(terms: list[tuple[Form, Interval, Matrix, Matrix]], bias: Interval, le
     centre: F64 = c0[None]
     wide: F64 = np.zeros((1, 1))
     radius: F64 = np.zeros((1, 1))
-    for f, x, w, size in terms:
-        f = f.padded(symbols)
+    for short, x, w, size in terms:
+        f = short.padded(symbols)
         xc = x.centre
         xr = up(np.maximum(x.hi - xc, xc - x.lo))
         got = product(np.concatenate([f.c[:, None], xc[:, None], f.g], axis=1), w)

@@ -7,68 +7,36 @@ entries that are reached but do not change anywhere in the region.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from qebgate.domains.gap import I64, Gap, Interval
-from qebgate.domains.layers import ROOT, Affine, Layer, MaxPool
-from qebgate.engines.dra.forward import PreActivation, activate, affine_intervals, codes_of, max_pool
+from qebgate.domains.gap import Gap, Interval
+from qebgate.domains.layers import ROOT, Affine, Layer, MaxPool, Opaque
+from qebgate.engines.dra.forward import activate, affine_intervals, max_pool
 from qebgate.engines.dra.program import Program
-from qebgate.engines.forms.form import Form, Values, constant, image
-from qebgate.engines.forms.matrices import Index, Matrix, absolute, columns, held, reached
-from qebgate.engines.forms.neurons import Clamps, Pre
-from qebgate.engines.forms.neurons import activate as activate_forms
-from qebgate.engines.forms.windows import largest
-from qebgate.engines.staircase import Staircase
-from qebgate.numerics.rounding import F64, TINY32
+from qebgate.engines.forms.form import Form, Values
+from qebgate.engines.forms.matrices import Index
+from qebgate.engines.forms.steps import AffineStep, Cells, Fact, OpaqueStep, PoolStep, Step
+from qebgate.engines.restricted import TooLarge
+from qebgate.numerics.rounding import U64
 
-_STAIRS = 1 << 24
-"""Entries of requantized accumulators that may be spent on finding one layer's steps."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Cells:
-    """Boxes of the free inputs: real bounds ``[B, k]``, and codes where the region is on the grid."""
-
-    lo: F64
-    hi: F64
-    codes: tuple[I64, I64] | None
-
-    def __len__(self) -> int:
-        return len(self.lo)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Fact:
-    """One value over the whole region: intervals of all n entries, and which k of them are live."""
-
-    gap: Gap
-    live: Index
-
-
-class Step:
-    """One layer's live outputs from its inputs' live entries."""
-
-    def __init__(self, output: int, inputs: tuple[int, ...]) -> None:
-        self.output, self.inputs = output, inputs
-        self.live = np.empty(0, np.intp)
-        """Outputs that are computed."""
-        self.at: Index | None = None
-        """Which of those move in the region; None for all."""
-
-    def run(self, inputs: Sequence[Values], cells: Cells, symbols: int, total: int) -> tuple[Values, int]:
-        raise NotImplementedError
+MOST = 1 << 22
+"""Weights of all live entries together, beyond which a program is not restricted: everything is reached."""
 
 
 class Network:
     """``run`` bounds all values over cells; ``facts`` has what holds over the whole region."""
 
-    def __init__(self, p: Program, free: Index, cells: Cells, symbols: int = 0, pulse: Callable[[], None] = lambda: None):
+    def __init__(
+        self, p: Program, free: Index, cells: Cells, symbols: int = 0, pulse: Callable[[], None] = lambda: None
+    ):
         self.program = p
         self.free = free
         self.steps: list[Step] = []
         zero = np.zeros_like(p.box.lo)
+        self.before: dict[int, Interval] = {}
+        """Pre-activations ``[m]`` of the float network by value, where known."""
         self.facts: dict[int, Fact] = {ROOT: Fact(Gap(p.box, p.box, Interval(zero, zero)), free)}
         self.macs = 0.0
         """Multiply-adds of one row through all steps."""
@@ -87,33 +55,42 @@ class Network:
         inputs = [self.facts[i] for i in layer.inputs]
         full = [f.gap for f in inputs]
         live = [i for i, f in zip(layer.inputs, inputs, strict=True) if f.live.size]
-        out = _whole(layer, full)
+        if isinstance(layer, Affine):
+            pre = affine_intervals(layer, full)
+            out = activate(layer, pre, full)[0]
+            self.before[layer.output] = pre.z
+        else:
+            out = _whole(layer, full)
         if not live:
             self.facts[layer.output] = Fact(out, np.empty(0, np.intp))
             return total
+        if isinstance(layer, Affine):
+            self.macs += sum(m.macs * f.live.size / m.n for m, f in zip(layer.q, inputs, strict=True))
+            if self.macs > MOST:
+                raise TooLarge
         step = _step(layer, self.facts, out)
         if not step.live.size:
             self.facts[layer.output] = Fact(out, step.live)
             return total
         got, total = step.run([values[i] for i in step.inputs], cells, symbols, total)
+        if isinstance(step, AffineStep) and step.z is not None:
+            self.before[layer.output] = _cut(self.before[layer.output], step.live, step.z)
         gap = _merged(out, step.live, got.gap)
         moving = _moves(got.gap)
-        self.facts[layer.output] = Fact(gap, step.live[moving])
+        opaque = isinstance(step, OpaqueStep)
+        self.facts[layer.output] = Fact(gap, step.live if opaque else step.live[moving])
         at = np.flatnonzero(moving)
-        if at.size < moving.size:
-            step.at = at
-            got = got.take(at)
-        if at.size:
-            self.steps.append(step)
-            values[layer.output] = got
+        if opaque or at.size:
+            # again without what does not move, and made for many cells
+            self.steps.append(step if opaque else _step(layer, self.facts, gap, step.live[at]))
+            values[layer.output] = got if opaque else got.take(at)
         return total
 
     def run(self, cells: Cells, symbols: int = 0) -> Values | None:
         """The compared value's live entries over some cells; None where it has none."""
         values, total = {ROOT: _root(cells)}, self.free.size
         for step in self.steps:
-            got, total = step.run([values[i] for i in step.inputs], cells, symbols, total)
-            values[step.output] = got if step.at is None else got.take(step.at)
+            values[step.output], total = step.run([values[i] for i in step.inputs], cells, symbols, total)
         return values.get(self.program.output)
 
     @property
@@ -130,34 +107,34 @@ def _root(cells: Cells) -> Values:
     g = np.zeros((b, k, k))
     g[:, np.arange(k), np.arange(k)] = half
     # the centre and the half width are rounded: together they may miss an end by a few units in the last place
-    form = Form(c, g, 4 * 2.0**-53 * x.magnitude)
+    form = Form(c, g, 4 * U64 * x.magnitude)
     zero = np.zeros_like(c)
     return Values(Gap(x, x, Interval(zero, zero)), form, form, Form(zero, np.zeros((b, k, k)), zero))
 
 
-def _whole(layer: Layer, inputs: Sequence[Gap]) -> Gap:
+def _whole(layer: MaxPool | Opaque, inputs: Sequence[Gap]) -> Gap:
     """Plain intervals of all outputs over the region."""
-    if isinstance(layer, Affine):
-        return activate(layer, affine_intervals(layer, inputs), inputs)[0]
     if isinstance(layer, MaxPool):
         return max_pool(layer, inputs[0])[0]
     return layer.transform(inputs)
 
 
-def _moves(gap: Gap) -> np.ndarray:
+def _moves(gap: Gap) -> NDArray[np.bool_]:
     """Which entries ``[k]`` are not one number on both sides, over one cell."""
     same = (gap.float.lo == gap.float.hi) & (gap.quantized.lo == gap.quantized.hi)
     return ~same[0]
 
 
+def _cut(x: Interval, live: Index, y: Interval) -> Interval:
+    """An interval ``[n]``, cut down at live entries by their own ``[1, k]``."""
+    lo, hi = x.lo.copy(), x.hi.copy()
+    lo[live], hi[live] = np.maximum(lo[live], y.lo[0]), np.minimum(hi[live], y.hi[0])
+    return Interval(lo, hi)
+
+
 def _merged(whole: Gap, live: Index, got: Gap) -> Gap:
     """Plain intervals of all entries, cut down by the live ones' ``[1, k]``."""
-
-    def cut(x: Interval, y: Interval) -> Interval:
-        lo, hi = x.lo.copy(), x.hi.copy()
-        lo[live], hi[live] = np.maximum(lo[live], y.lo[0]), np.minimum(hi[live], y.hi[0])
-        return Interval(lo, hi)
-
+    cut = lambda x, y: _cut(x, live, y)  # noqa: E731
     codes = whole.codes
     if codes is not None and got.codes is not None:
         codes = (codes[0].copy(), codes[1].copy())
@@ -166,257 +143,10 @@ def _merged(whole: Gap, live: Index, got: Gap) -> Gap:
     return Gap(cut(whole.float, got.float), cut(whole.quantized, got.quantized), cut(whole.delta, got.delta), codes)
 
 
-def _step(layer: Layer, facts: dict[int, Fact], out: Gap) -> Step:
+def _step(layer: Layer, facts: dict[int, Fact], out: Gap, live: Index | None = None) -> Step:
+    """One layer's step: of everything reached, or of some outputs only and over many cells."""
     if isinstance(layer, Affine):
-        return AffineStep(layer, facts, out)
+        return AffineStep(layer, facts, out, live)
     if isinstance(layer, MaxPool):
-        return PoolStep(layer, facts)
+        return PoolStep(layer, facts, live)
     return OpaqueStep(layer.output, layer.inputs, facts, layer.transform)
-
-
-class AffineStep(Step):
-    """A layer of sums, restricted."""
-
-    def __init__(self, layer: Affine, facts: dict[int, Fact], out: Gap) -> None:
-        known = [facts[i] for i in layer.inputs]
-        moving = [n for n, f in enumerate(known) if f.live.size]
-        super().__init__(layer.output, tuple(layer.inputs[n] for n in moving))
-        parts = [tuple(columns(m, known[n].live) for m in (layer.f[n], layer.q[n], layer.d[n])) for n in moving]
-        self.live = reached([w for p in parts for w in p])
-        self._weights: list[tuple[tuple[Matrix, Matrix], ...]] = []
-        for p in parts:
-            ws = [held(w, self.live) for w in p]
-            self._weights.append(tuple((w, absolute(w)) for w in ws))
-        # what does not move: the same sums without the live entries
-        pre = affine_intervals(replace(layer, noise=None), [_without(f) for f in known])
-        self._bias = [Interval(x.lo[self.live], x.hi[self.live]) for x in (pre.z, pre.q, pre.d)]
-        if layer.noise is not None:
-            noise = layer.noise([f.gap.float for f in known])[self.live]
-            self._bias[0], self._bias[2] = (self._bias[n].widened(noise, noise) for n in (0, 2))
-        self.terms = layer.terms
-        self.float_range = layer.float_range
-        self._small = _restricted(layer, self.live, known, moving, out)
-        aq, bq = layer.grid.range if layer.grid is not None else layer.quantized_range
-        self._clamps = Clamps(*layer.float_range, aq, bq, self._small.below, self._small.above)
-        self._on_input = layer.inputs == (ROOT,) and layer.fixed_codes is not None
-        if self._on_input:
-            place = {int(i): n for n, i in enumerate(facts[ROOT].live)}
-            self._codes = np.array([place[int(i)] for i in self.live], np.intp)
-
-    @property
-    def float_bias(self) -> Interval:
-        """What does not move of z, ``[m]``."""
-        return self._bias[0]
-
-    def float_weights(self, n: int) -> tuple[Matrix, Matrix]:
-        """The float side's matrix from one moving input, and its absolute values."""
-        return self._weights[n][0]
-
-    def sums(self, inputs: Sequence[Values]) -> tuple[tuple[Form, Form, Form], tuple[Interval, Interval, Interval]]:
-        """Forms and bounds of z, zq and D."""
-        zs, qs, ds = [], [], []
-        for x, ((wf, af), (wq, aq), (wd, ad)) in zip(inputs, self._weights, strict=True):
-            zs.append((x.f, x.gap.float, wf, af))
-            qs.append((x.q, x.gap.quantized, wq, aq))
-            ds += [(x.d, x.gap.delta, wq, aq), (x.f, x.gap.float, wd, ad)]
-        images = [image(t, b, self.terms) for t, b in zip((zs, qs, ds), self._bias, strict=True)]
-        z, q, d = (i.interval.meet(i.form.interval()) for i in images)
-        d = d.meet(q.minus(z))
-        q = q.meet(z.plus(d))
-        z = z.meet(q.minus(d))
-        return (images[0].form, images[1].form, images[2].form), (z, q, d)
-
-    def run(self, inputs: Sequence[Values], cells: Cells, symbols: int, total: int) -> tuple[Values, int]:
-        forms, (z, q, d) = self.sums(inputs)
-        layer = self._small
-        if self._on_input and cells.codes is not None:
-            layer = replace(layer, fixed_codes=(cells.codes[0][:, self._codes], cells.codes[1][:, self._codes]))
-        if layer.grid is not None:
-            codes = codes_of(layer, layer.grid, q, [x.gap for x in inputs])
-            out = layer.grid.real(codes)
-        else:
-            codes = None
-            out = q.widened(layer.below, layer.above).clamp(self._clamps.aq, self._clamps.bq)
-        return activate_forms(Pre(forms, z, q, d, out, codes), self._clamps, symbols, total)
-
-
-def _without(f: Fact) -> Gap:
-    """A value whose live entries are zero."""
-
-    def zeroed(x: Interval) -> Interval:
-        lo, hi = x.lo.copy(), x.hi.copy()
-        lo[f.live] = hi[f.live] = 0.0
-        return Interval(lo, hi)
-
-    return Gap(zeroed(f.gap.float), zeroed(f.gap.quantized), zeroed(f.gap.delta), f.gap.codes)
-
-
-def _restricted(layer: Affine, live: Index, known: Sequence[Fact], moving: Sequence[int], out: Gap) -> Affine:
-    """The layer's rounding for its live outputs, taking arrays ``[B, k]``."""
-    unit = None if layer.accumulator_unit is None else layer.accumulator_unit[live]
-    accumulators = None
-    if layer.codes_of_accumulator is not None and layer.accumulator_unit is not None and out.codes is not None:
-        accumulators = _stairs(layer, live, known, out.codes)
-    by_inputs = None
-    if layer.codes_of_inputs is not None and all(f.gap.codes is not None for f in known):
-        by_inputs = _embedded(layer.codes_of_inputs, live, known, moving)
-    return replace(
-        layer, below=layer.below[live], above=layer.above[live], accumulator_unit=unit,
-        codes_of_accumulator=accumulators, codes_of_inputs=by_inputs, fixed_codes=None,
-    )  # fmt: skip
-
-
-def _stairs(layer: Affine, live: Index, known: Sequence[Fact], codes: tuple[I64, I64]) -> Callable[[I64], I64] | None:
-    """The kernel's requantization over the region's accumulators, in few operations (see :class:`Staircase`)."""
-    kernel, unit, grid = layer.codes_of_accumulator, layer.accumulator_unit, layer.grid
-    assert kernel is not None and unit is not None and grid is not None
-    q = affine_intervals(replace(layer, noise=None), [f.gap for f in known]).q
-    lo, hi = (np.clip(np.round(v / unit), -(2.0**31) + 1, 2.0**31 - 1).astype(np.int64) for v in (q.lo, q.hi))
-    base, lo, hi = lo, lo[live] - 1, hi[live] + 1
-    steps = int((codes[1][live] - codes[0][live]).max(initial=0)) + 1
-    if 40 * steps * base.size > _STAIRS:
-        return None
-
-    def exact(g: I64, c: Index) -> I64:
-        rows = g.reshape(-1, c.size)
-        found = np.empty_like(rows)
-        for k, row in enumerate(rows):
-            given = base.copy()
-            given[live[c]] = row
-            found[k] = kernel(given)[live[c]]
-        return found.reshape(g.shape)
-
-    stairs = Staircase(exact, lo, hi, (unit / grid.unit)[live], np.float64)
-
-    def run(acc: I64) -> I64:
-        # accumulators of the region are in this range, and bounds of them may be cut down to it
-        g = np.clip(acc, lo, hi).astype(np.float64)
-        stairs.apply(g)
-        return g.astype(np.int64)
-
-    return run
-
-
-def _embedded(
-    kernel: Callable[[Sequence[I64]], I64], live: Index, known: Sequence[Fact], moving: Sequence[int]
-) -> Callable[[Sequence[I64]], I64]:
-    """A kernel on whole tensors, for live entries ``[B, k]`` of the moving inputs; run cell by cell.
-
-    What does not move has one code in every input that the free inputs do not reach; where only two
-    bounds of it are known, the lower one goes with lower codes and the upper one with upper codes.
-    """
-    bounds = [f.gap.codes for f in known]
-    assert all(b is not None for b in bounds)
-    fixed = all(b is not None and (np.delete(b[0], f.live) == np.delete(b[1], f.live)).all() for b, f in zip(bounds, known, strict=True))
-
-    def run(codes: Sequence[I64]) -> I64:
-        rows: list[I64] = []
-        for cell in range(len(codes[0])):
-            full = [b[0].copy() for b in bounds if b is not None]
-            for n, c in zip(moving, codes, strict=True):
-                full[n][known[n].live] = c[cell]
-            rows.append(kernel(full)[live])
-        return np.stack(rows)
-
-    return run if fixed else None  # type: ignore[return-value]
-
-
-class PoolStep(Step):
-    """A max pool, restricted: windows with a live entry."""
-
-    def __init__(self, layer: MaxPool, facts: dict[int, Fact]) -> None:
-        super().__init__(layer.output, layer.inputs)
-        fact = facts[layer.inputs[0]]
-        place = np.full(fact.gap.size + 1, -1)
-        place[fact.live] = np.arange(fact.live.size)
-        moving = (place[layer.index] >= 0) & (layer.index >= 0)
-        self.live = np.flatnonzero(moving.any(axis=1))
-        index = layer.index[self.live]
-        # constants that a window of live entries also sees come behind the live entries
-        rest = np.unique(index[(index >= 0) & (place[index] < 0)])
-        place[rest] = fact.live.size + np.arange(rest.size)
-        self.index = np.where(index < 0, -1, place[index]).astype(np.intp)
-        whole = fact.gap
-        take = lambda x: Interval(x.lo[None, rest], x.hi[None, rest])  # noqa: E731
-        codes = None if whole.codes is None else (whole.codes[0][None, rest], whole.codes[1][None, rest])
-        self._rest = Gap(take(whole.float), take(whole.quantized), take(whole.delta), codes)
-
-    @property
-    def float_rest(self) -> Interval:
-        """Constants that windows see behind the live entries, ``[1, k]``."""
-        return self._rest.float
-
-    def run(self, inputs: Sequence[Values], cells: Cells, symbols: int, total: int) -> tuple[Values, int]:
-        (x,) = inputs
-        return largest(_extended(x, self._rest), self.index, TINY32), total
-
-
-def _extended(x: Values, rest: Gap) -> Values:
-    """Values with constants behind them."""
-    b = len(x.f.c)
-    k = rest.size if rest.float.lo.ndim == 1 else rest.float.lo.shape[1]
-    if not k:
-        return x
-    wide = lambda v: np.broadcast_to(v, (b, k))  # noqa: E731
-    join = lambda p, q: Interval(np.concatenate([p.lo, wide(q.lo)], 1), np.concatenate([p.hi, wide(q.hi)], 1))  # noqa: E731
-    codes = None
-    if x.gap.codes is not None and rest.codes is not None:
-        codes = (
-            np.concatenate([x.gap.codes[0], wide(rest.codes[0])], 1),
-            np.concatenate([x.gap.codes[1], wide(rest.codes[1])], 1),
-        )
-    forms: list[Form] = []
-    for f, part in ((x.f, rest.float), (x.q, rest.quantized), (x.d, rest.delta)):
-        fixed = constant(Interval(wide(part.lo), wide(part.hi)), f.symbols)
-        forms.append(
-            Form(
-                np.concatenate([f.c, fixed.c], 1), np.concatenate([f.g, fixed.g], 2), np.concatenate([f.r, fixed.r], 1)
-            )
-        )
-    gap = Gap(join(x.gap.float, rest.float), join(x.gap.quantized, rest.quantized), join(x.gap.delta, rest.delta), codes)
-    return Values(gap, *forms)
-
-
-class OpaqueStep(Step):
-    """A layer bounded by intervals, cell by cell."""
-
-    def __init__(
-        self, output: int, inputs: tuple[int, ...], facts: dict[int, Fact], transform: Callable[[Sequence[Gap]], Gap]
-    ) -> None:
-        super().__init__(output, tuple(i for i in inputs if facts[i].live.size))
-        self._known = [facts[i] for i in inputs]
-        self._transform = transform
-        self.live = np.arange(transform([f.gap for f in self._known]).size)
-
-    def run(self, inputs: Sequence[Values], cells: Cells, symbols: int, total: int) -> tuple[Values, int]:
-        found: list[Gap] = []
-        for cell in range(len(cells)):
-            given = iter(inputs)
-            full = [_placed(f, next(given).gap, cell) if f.live.size else f.gap for f in self._known]
-            found.append(self._transform(full))
-        stack = lambda field: Interval(  # noqa: E731
-            np.stack([field(x).lo for x in found]), np.stack([field(x).hi for x in found])
-        )
-        codes = None
-        if all(x.codes is not None for x in found):
-            codes = tuple(np.stack([x.codes[n] for x in found if x.codes is not None]) for n in (0, 1))
-        gap = Gap(stack(lambda x: x.float), stack(lambda x: x.quantized), stack(lambda x: x.delta), codes)  # type: ignore[arg-type]
-        forms = (constant(x, total) for x in (gap.float, gap.quantized, gap.delta))
-        return Values(gap, *forms), total
-
-
-def _placed(f: Fact, x: Gap, cell: int) -> Gap:
-    """The whole value over one cell."""
-
-    def put(whole: Interval, part: Interval) -> Interval:
-        lo, hi = whole.lo.copy(), whole.hi.copy()
-        lo[f.live], hi[f.live] = part.lo[cell], part.hi[cell]
-        return Interval(lo, hi)
-
-    codes = f.gap.codes
-    if codes is not None and x.codes is not None:
-        codes = (codes[0].copy(), codes[1].copy())
-        codes[0][f.live], codes[1][f.live] = x.codes[0][cell], x.codes[1][cell]
-    return Gap(
-        put(f.gap.float, x.float), put(f.gap.quantized, x.quantized), put(f.gap.delta, x.delta), codes
-    )

@@ -123,11 +123,12 @@ def _apart(pre: Pre, n: Clamps) -> Interval:
     rounded = pre.q.widened(n.below, n.above)
     zero = np.zeros_like(dp.lo)
     few = Neurons(pre.z, rounded, dp, n.a, n.b, n.aq, n.bq, n.below, n.above, None, None)
-    over = np.minimum(mismatch(rounded, few), mismatch(pre.z, few))
+    over: F64 = np.minimum(mismatch(rounded, few), mismatch(pre.z, few))
     flip = few.mirrored()
     neg = lambda x: Interval(-x.hi, -x.lo)  # noqa: E731
-    under = np.minimum(mismatch(neg(rounded), flip), mismatch(neg(pre.z), flip))
-    lo, hi = np.minimum(zero, dp.lo), np.maximum(zero, dp.hi)
+    under: F64 = np.minimum(mismatch(neg(rounded), flip), mismatch(neg(pre.z), flip))
+    lo: F64 = np.minimum(zero, dp.lo)
+    hi: F64 = np.maximum(zero, dp.hi)
     return Interval(np.where(under == 0.0, lo, down(lo - under)), np.where(over == 0.0, hi, up(hi + over)))
 
 
@@ -149,7 +150,7 @@ def activate(pre: Pre, n: Clamps, symbols: int = 0, total: int = 0) -> tuple[Val
     qb = Chord(chosen(lambda c: c.slope), Interval(chosen(lambda c: c.offset.lo), chosen(lambda c: c.offset.hi)))
     f_form, q_form = zf.scaled(fc.slope, fc.offset, zs), qf.scaled(qb.slope, qb.offset, qs)
     # the gap: difference of the two, or D itself
-    spreads = fc.slope * zs + qb.slope * qs
+    spreads: F64 = fc.slope * zs + qb.slope * qs
     apart = q_form.minus(f_form, spreads)
     own = Chord(zero + 1.0, Interval(down(q1.offset.lo - f1.offset.hi), up(q1.offset.hi - f1.offset.lo)))
     d_form = df.scaled(own.slope, own.offset, ds)
@@ -189,7 +190,7 @@ class _Symbols:
 
     def _move(self, half: F64, forms: list[tuple[Form, float]]) -> list[Form]:
         """Take errors out of remainders that contain them, into symbols of their own."""
-        b, m = half.shape
+        b = len(half)
         count = min(self._count, int((half > TINY64).sum(axis=1).max(initial=0)))
         if not count:
             return [f for f, _ in forms]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qebgate.domains.gap import Gap, Interval, tighten
 from qebgate.engines.forms.form import Form, Values, choose, constant
@@ -63,7 +64,7 @@ def _picked(f: Form, at: Index) -> Form:
     return Form(np.take_along_axis(f.c, at, 1), g, np.take_along_axis(f.r, at, 1))
 
 
-def _rise(x: Form, chosen: Form, bounds: Interval, at: Index, idx: Index, pad: np.ndarray) -> F64:
+def _rise(x: Form, chosen: Form, bounds: Interval, at: Index, idx: Index, pad: NDArray[np.bool_]) -> F64:
     """How far any entry of a window can exceed the chosen one, ``[B, m]``, at least 0."""
     most = np.zeros(at.shape)
     low = np.take_along_axis(bounds.lo, at, 1)
