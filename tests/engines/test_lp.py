@@ -26,7 +26,7 @@ DENSE = sorted(n for n in ENTRIES if n.startswith("dense"))
 ITERATIONS, SECONDS = 100_000, 60.0
 
 
-def solved(program: lp.Relaxation, objective: np.ndarray) -> np.ndarray | None:
+def solved(program: lp.LinearProgram, objective: np.ndarray) -> np.ndarray | None:
     found = mathopt.row_multipliers(program.scaled.model, [objective], iterations=ITERATIONS, seconds=SECONDS)
     return next(found, None)
 
@@ -44,7 +44,7 @@ def excluded(seed: int) -> str | None:
     """The first input of a random dense pair whose exact gap is above a bound, however the multipliers came about."""
     a, task, rng = analysis(seed)
     output = max(a.states)
-    program = lp.Relaxation(a)
+    program = lp.LinearProgram(a)
     truths = [evaluate(task.pair, c, task)[-1] for c in inputs(task, rng, 8)]
     for entry in range(a.states[output].size):
         for sign in (1, -1):
@@ -69,7 +69,7 @@ def test_solved_multipliers_reach_the_optimum() -> None:
     compared = 0
     for seed in range(12):
         a, _, _ = analysis(seed)
-        output, program = max(a.states), lp.Relaxation(a)
+        output, program = max(a.states), lp.LinearProgram(a)
         size = float(a.states[output].delta.magnitude.max() + 1e-6 * a.pre[output].z.magnitude.max())
         for entry in range(a.states[output].size):
             for sign in (1.0, -1.0):

@@ -124,7 +124,7 @@ class _Encoded:
 
 
 @dataclass
-class Relaxation:
+class LinearProgram:
     """The program of one analysis."""
 
     analysis: Analysis
@@ -200,7 +200,7 @@ def _slopes(points: Breakpoints) -> F64:
     return np.concatenate([points.slopes, np.where(np.isfinite(steep), steep, 0.0)[None]])
 
 
-def certificate(program: Relaxation, y: F64, objective: F64, unit: float) -> tuple[list[Resolved], dict[int, Part]]:
+def certificate(program: LinearProgram, y: F64, objective: F64, unit: float) -> tuple[list[Resolved], dict[int, Part]]:
     """Layers with mixed lines, and parts, from the program's multipliers (any numbers)."""
     a, scaled = program.analysis, program.scaled
     real = scaled.multipliers(y) * unit
@@ -264,7 +264,7 @@ def improved(
     open_sides = [(k, s) for s, bound in ((1.0, hi), (-1.0, -lo)) for k in np.flatnonzero(bound > wanted).tolist()]
     if not open_sides or not applies(a.layers) or sum(x.macs for x in a.layers if isinstance(x, Affine)) > MAX_MACS:
         return gap
-    program = Relaxation(a)
+    program = LinearProgram(a)
     if program.scaled.model.matrix.nnz > MAX_COEFFICIENTS:
         return gap
     goals = [program.objective(output, int(index[k]), s) for k, s in open_sides]
@@ -283,7 +283,7 @@ def improved(
     return Interval(lo, hi)
 
 
-def evaluate(program: Relaxation, y: F64, objective: tuple[F64, float], target: tuple[int, int, float]) -> float:
+def evaluate(program: LinearProgram, y: F64, objective: tuple[F64, float], target: tuple[int, int, float]) -> float:
     """A proven upper bound of ``sign * delta`` at ``(value, entry, sign)``, whatever the multipliers are."""
     a, (output, entry, sign) = program.analysis, target
     layers, parts = certificate(program, y, *objective)
