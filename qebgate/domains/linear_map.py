@@ -108,15 +108,30 @@ class Dense(LinearMap):
         return self.w[index] if self.rows == 1 else super().pick(index)
 
     def times(self, factor: float) -> Dense:
-        """The map times a number; each weight is rounded once."""
-        return self if factor == 1.0 else Dense(self.w * factor, self.rows)
+        """The map times a number; each weight is rounded once.  Made once."""
+        if factor == 1.0:
+            return self
+        if factor not in self._multiples:
+            self._multiples[factor] = Dense(self.w * factor, self.rows)
+        return self._multiples[factor]
+
+    @cached_property
+    def _multiples(self) -> dict[float, Dense]:
+        return {}
+
+    @cached_property
+    def _differences(self) -> dict[int, tuple[Dense, Dense]]:
+        """Minuends are this map; by the subtrahend's identity, which is kept alive with the result."""
+        return {}
 
     def _abs(self) -> Dense:
         return Dense(np.abs(self.w), self.rows)
 
     def minus(self, other: LinearMap) -> LinearMap:
         if isinstance(other, Dense) and other.w.shape == self.w.shape and other.rows == self.rows:
-            return Dense(self.w - other.w, self.rows)
+            if id(other) not in self._differences:
+                self._differences[id(other)] = (other, Dense(self.w - other.w, self.rows))
+            return self._differences[id(other)][1]
         return Difference(self, other)
 
 

@@ -23,6 +23,7 @@ Relations used (method.md, section 1):
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
@@ -79,6 +80,19 @@ class Neurons:
         )  # fmt: skip
 
     @property
+    def both_ways(self) -> Neurons:
+        """These neurons and the mirrored ones as two rows, so that both sides are bounded at once."""
+        m = self.mirrored()
+        rows = lambda x, y: Interval(np.stack([x.lo, y.lo]), np.stack([x.hi, y.hi]))  # noqa: E731
+        edge = lambda x, y: cast("float", np.array([[x], [y]]))  # noqa: E731  (broadcasts like a number)
+        k = None if self.k is None or m.k is None else rows(self.k, m.k)
+        return Neurons(
+            rows(self.z, m.z), rows(self.q, m.q), rows(self.d, m.d),
+            edge(self.a, m.a), edge(self.b, m.b), edge(self.aq, m.aq), edge(self.bq, m.bq),
+            np.stack([self.below, m.below]), np.stack([self.above, m.above]), self.unit, k,
+        )  # fmt: skip
+
+    @property
     def rounded(self) -> Interval:
         """``zq'``: the quantized pre-activation after rounding, before the clamp."""
         return self.q.widened(self.below, self.above)
@@ -98,12 +112,20 @@ class Activation:
     d: GapLine
     delta: F64
 
+    def row(self, i: int) -> Activation:
+        """One row of the bounds of :attr:`Neurons.both_ways`."""
+        line = lambda x: Line(x.slope[i], x.intercept[i])  # noqa: E731
+        gap = GapLine(self.d.d[i], self.d.z[i], self.d.q[i], self.d.intercept[i])
+        return Activation(line(self.h), line(self.g), gap, self.delta[i])
 
-def total(*parts: F64 | float) -> F64:
+
+def total(first: F64 | float, *others: F64 | float) -> F64:
     """The sum of a few terms, each itself the result of at most two roundings, rounded upwards."""
-    s = sum(parts, np.zeros(()))
-    mag = sum((np.abs(p) for p in parts), np.zeros(()))
-    return up(s + (8 * U64) * mag + 4 * TINY64)
+    s, size = first, np.abs(first)
+    for p in others:
+        s = s + p
+        size = size + np.abs(p)
+    return up(s + (8 * U64) * size + 4 * TINY64)
 
 
 def _slope(dy: F64, dx: F64) -> F64:
@@ -111,7 +133,7 @@ def _slope(dy: F64, dx: F64) -> F64:
     ok = dx > 0
     with np.errstate(over="ignore"):
         s = np.where(ok, dy, 0.0) / np.where(ok, dx, 1.0)
-    return np.where(np.isfinite(s), s, 0.0)
+    return s if np.isfinite(s).all() else np.where(np.isfinite(s), s, 0.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,8 +155,9 @@ class Breakpoints:
         """Of the lines with the given slopes, the lowest at the centre."""
         prod = self.slopes[:, None] * self.x[None]
         c = total(self.y[None], -prod).max(axis=1)
-        pick = np.argmin(c + self.slopes * centre, axis=0)[None]
-        return Line(np.take_along_axis(self.slopes, pick, 0)[0], np.take_along_axis(c, pick, 0)[0])
+        best = np.argmin(c + self.slopes * centre, axis=0)
+        at = (best, *np.ogrid[tuple(slice(k) for k in best.shape)])
+        return Line(self.slopes[at], c[at])
 
     def line(self, slope: F64) -> Line:
         """The line of a given slope (>= 0) above all points."""
@@ -203,7 +226,7 @@ def _relu_step(x: Interval, lean: float) -> F64:
 
 def mismatch(x: Interval, n: Neurons) -> F64:
     """Largest ``clamp(v, aq, bq) - clamp(v, a, b)`` over v in x (0 where the clamps agree)."""
-    if n.a == n.aq and n.b == n.bq:
+    if np.all(n.a == n.aq) and np.all(n.b == n.bq):
         return np.zeros_like(x.lo)
     points = np.stack([x.lo, x.hi, *(np.clip(p, x.lo, x.hi) for p in (n.a, n.b, n.aq, n.bq))])
     diff = np.clip(points, n.aq, n.bq) - np.clip(points, n.a, n.b)
@@ -220,9 +243,10 @@ def above(n: Neurons, h_below: Line | None = None) -> Activation:
         g = clamp_line(n.rounded, n.aq, n.bq)  # in zq' = zq + xi
         g = Line(g.slope, total(g.intercept, g.slope * n.above))
     lines, delta = gap_lines(n, g, h_below)
-    pick = np.argmin(np.stack([_score(x, n) for x in lines]), axis=0)[None]
-    take = lambda name: np.take_along_axis(np.stack([getattr(x, name) for x in lines]), pick, 0)[0]  # noqa: E731
-    return Activation(h, g, GapLine(take("d"), take("z"), take("q"), take("intercept")), delta)
+    d, z, q, c = (np.stack([getattr(x, k) for x in lines]) for k in ("d", "z", "q", "intercept"))
+    best = np.argmin(_score(GapLine(d, z, q, c), n), axis=0)
+    at = (best, *np.ogrid[tuple(slice(k) for k in best.shape)])
+    return Activation(h, g, GapLine(d[at], z[at], q[at], c[at]), delta)
 
 
 def gap_lines(n: Neurons, g: Line, h_below: Line | None = None) -> tuple[list[GapLine], F64]:
@@ -251,6 +275,11 @@ def _score(line: GapLine, n: Neurons) -> F64:
     return line.intercept + z * n.z.centre + d * n.d.centre + 0.5 * SPREAD * spread + tie
 
 
+def _or_never(there: np.bool_, lo: F64, hi: F64) -> Interval:
+    """An interval relative to a clamp's edge; one that is never reached where there is no edge."""
+    return Interval(np.where(there, lo, -1.0), np.where(there, hi, -1.0))
+
+
 def _gap_candidates(n: Neurons, g: Line, h_below: Line, g_hi: F64) -> tuple[list[GapLine], list[F64]]:
     """Lines above delta, cheap correlation first, and constants above delta."""
     zero = np.zeros_like(n.z.lo)
@@ -260,15 +289,15 @@ def _gap_candidates(n: Neurons, g: Line, h_below: Line, g_hi: F64) -> tuple[list
 
     # delta = D' + relu(aq - zq') - relu(a - z) - relu(zq' - bq) + relu(z - b)
     def over(x: Interval, edge: float) -> Interval:  # x - edge
-        return Interval(down(x.lo - edge), up(x.hi - edge)) if np.isfinite(edge) else Interval(zero - 1.0, zero - 1.0)
+        return _or_never(np.isfinite(edge), down(x.lo - edge), up(x.hi - edge))
 
     def under(x: Interval, edge: float) -> Interval:  # edge - x
-        return Interval(down(edge - x.hi), up(edge - x.lo)) if np.isfinite(edge) else Interval(zero - 1.0, zero - 1.0)
+        return _or_never(np.isfinite(edge), down(edge - x.hi), up(edge - x.lo))
 
     r1, r2, r3, r4 = under(qp, n.aq), under(n.z, n.a), over(qp, n.bq), over(n.z, n.b)
     s1, c1 = _relu_chord(r1)
     s4, c4 = _relu_chord(r4)
-    edge = lambda v: v if np.isfinite(v) else 0.0  # noqa: E731
+    edge = lambda v: np.where(np.isfinite(v), v, 0.0)  # noqa: E731
     for lean in (0.0, 1.0):
         s2, s3 = _relu_step(r2, lean), _relu_step(r3, lean)
         net = 1.0 - s1 - s3

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from qebgate.ir.graph import Graph, Node
 from qebgate.ir.tensor import Tensor
@@ -60,6 +60,11 @@ class Pair:
     values: tuple[Value, ...]
     steps: tuple[Step, ...]
     agreements: tuple[Agreement, ...]
+    derived: dict[object, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What is computed once for all tasks of the pair (its lowered layers); stays in this process."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "derived": {}}
 
     def tensors(self, position: int) -> tuple[Tensor, Tensor]:
         """The float and the quantized tensor of a value."""

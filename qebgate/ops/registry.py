@@ -55,7 +55,14 @@ ALL_LOWERINGS = MappingProxyType(
 
 
 def lower(pair: Pair, runtime: Runtime, *, float32: bool) -> tuple[Layer, ...]:
-    """Canonical layers of a pair, in topological order; value 0 is the models' input."""
+    """Canonical layers of a pair, in topological order; value 0 is the models' input.  Made once."""
+    key = (lower, runtime, float32)
+    if key not in pair.derived:
+        pair.derived[key] = _lowered(pair, runtime, float32=float32)
+    return pair.derived[key]
+
+
+def _lowered(pair: Pair, runtime: Runtime, *, float32: bool) -> tuple[Layer, ...]:
     ctx = Context(pair, runtime, float32)
     missing = sorted({s.op for s in pair.steps} - set(ALL_LOWERINGS))
     if missing:

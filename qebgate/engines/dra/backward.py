@@ -383,9 +383,8 @@ class Run:
             lo, hi = crop.take(lo), crop.take(hi)
         centre = 0.5 * (lo + hi)
         radius = np.where(lo == hi, 0.0, up(np.maximum(hi - centre, centre - lo)))
-        both: F64 = np.stack([radius, np.abs(centre) + radius], axis=1)
-        ends = np.matmul(np.abs(a), both)
-        return a @ centre + ends[:, 0], ends[:, 1]
+        size = np.abs(a)
+        return a @ centre + size @ radius, size @ (np.abs(centre) + radius)
 
     def _rounded(self, total: F64, noise: F64, weight: F64, scale: float) -> F64:
         slack = noise + SAFETY * gamma(self.terms) * (weight + 2 * noise) + UNDERFLOW * scale

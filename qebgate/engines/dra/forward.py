@@ -143,7 +143,8 @@ def activate(layer: Affine, pre: PreActivation, inputs: Sequence[Gap]) -> tuple[
     """The layer's output intervals, and its lines from above and (mirrored back) from below."""
     n, g, codes = neurons(layer, pre, inputs)
     h = pre.z.clamp(n.a, n.b)
-    over, under = above(n), above(n.mirrored())
+    sides = above(n.both_ways)
+    over, under = sides.row(0), sides.row(1)
     delta = Interval(-under.delta, over.delta)
     h, g, delta = tighten(h, g, delta)
     return Gap(h, g, delta, codes), over, under
