@@ -12,7 +12,7 @@ from qebgate.domains.gap import Interval
 from qebgate.domains.layers import ROOT, Affine, CodeGrid, Layer, Noise, shadow
 from qebgate.domains.linear_map import Dense, Scale
 from qebgate.errors import UnsupportedError
-from qebgate.numerics.rounding import F64, SAFETY, TINY64, U64, gamma
+from qebgate.numerics.rounding import F64, SAFETY, TINY32, TINY64, U32, U64, gamma
 from qebgate.ops.registry import lower
 from qebgate.regions.cell import Cell, InputCodec
 from qebgate.task import Task
@@ -34,8 +34,16 @@ def program(task: Task) -> Program:
     """The canonical form of a task."""
     layers = lower(task.pair, task.runtime, float32=task.float_semantics == "float32")
     box = Interval(task.cell.lower.ravel().copy(), task.cell.upper.ravel().copy())
-    layers = (input_layer(task.cell, task.codec, box), *(_on_grid(x, task) for x in layers))
+    first, line = input_layer(task.cell, task.codec, box), task.cell.line
+    if line is not None and not line.grid and task.float_semantics == "float32":
+        first = replace(first, noise=_rounded)
+    layers = (first, *(_on_grid(x, task) for x in layers))
     return condensed(Program(layers, box, task.pair.output))
+
+
+def _rounded(x: Sequence[Interval]) -> F64:
+    """The real points of a segment reach a float32 evaluation as float32 numbers."""
+    return U32 * x[0].magnitude + TINY32
 
 
 def condensed(p: Program) -> Program:
