@@ -57,6 +57,7 @@ class Neurons:
     ``a``, ``b``: the float clamp, ``aq``, ``bq`` the quantized one (infinite where there is none).
     ``below``, ``above``: rounding envelope in real units.  ``unit`` is the output quantum, or None where
     the quantized value is not on a grid; ``k`` are then bounds of the centred codes, else of nothing.
+    ``joint`` says whether lines of the gap may use both networks' pre-activations.
     """
 
     z: Interval
@@ -70,13 +71,14 @@ class Neurons:
     above: F64
     unit: float | None
     k: Interval | None
+    joint: bool = True
 
     def mirrored(self) -> Neurons:
         """The same neurons with every quantity negated."""
         neg = lambda i: Interval(-i.hi, -i.lo)  # noqa: E731
         return Neurons(
             neg(self.z), neg(self.q), neg(self.d), -self.b, -self.a, -self.bq, -self.aq,
-            self.above, self.below, self.unit, None if self.k is None else neg(self.k),
+            self.above, self.below, self.unit, None if self.k is None else neg(self.k), self.joint,
         )  # fmt: skip
 
     @property
@@ -89,7 +91,7 @@ class Neurons:
         return Neurons(
             rows(self.z, m.z), rows(self.q, m.q), rows(self.d, m.d),
             edge(self.a, m.a), edge(self.b, m.b), edge(self.aq, m.aq), edge(self.bq, m.bq),
-            np.stack([self.below, m.below]), np.stack([self.above, m.above]), self.unit, k,
+            np.stack([self.below, m.below]), np.stack([self.above, m.above]), self.unit, k, self.joint,
         )  # fmt: skip
 
     @property
@@ -322,4 +324,4 @@ def _gap_candidates(n: Neurons, g: Line, h_below: Line, g_hi: F64) -> tuple[list
     lines.append(GapLine(zero, -h_below.slope, g.slope, total(g.intercept, -h_below.intercept)))
     h_lo = np.clip(n.z.lo, n.a, n.b)
     ends.append(np.where(g_hi == h_lo, 0.0, up(g_hi - h_lo)))
-    return lines, ends
+    return (lines, ends) if n.joint else (lines[-1:], ends[-1:])

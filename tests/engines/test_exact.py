@@ -11,9 +11,11 @@ from qebgate.domains.layers import Affine
 from qebgate.engines.dra.analysis import Analysis, Settings
 from qebgate.engines.dra.backward import Form
 from qebgate.engines.dra.program import program
+from qebgate.engines.dra.relaxation import Relaxation
 from qebgate.runtimes.profiles import DEPLOYED
 from tests.engines.exact import dense_pair, evaluate, violations
 from tests.laws.pairs import codec_of, grid_cell, task_of
+from tests.laws.test_containment import PARTS
 
 RUNTIMES = DEPLOYED
 
@@ -46,6 +48,14 @@ def test_nothing_is_excluded(seed: int, big_bias: bool, point: bool) -> None:
     """Points show a lost unit in the last place; big biases that cancel show roundoff charged to the wrong number."""
     a, task, rng = analysis(seed, big_bias=big_bias, point=point)
     for codes in inputs(task, rng, 1 if point else 8):
+        assert violations(a, task.pair, evaluate(task.pair, codes, task)) == []
+
+
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("seed", range(10))
+def test_nothing_is_excluded_without_a_part(seed: int, parts: Relaxation) -> None:
+    a, task, rng = analysis(seed, big_bias=seed % 2 == 1, point=seed % 5 == 4, settings=Settings(parts=parts))
+    for codes in inputs(task, rng, 8):
         assert violations(a, task.pair, evaluate(task.pair, codes, task)) == []
 
 

@@ -11,9 +11,10 @@ import pytest
 from qebgate.domains.gap import Interval
 from qebgate.engines.concrete import Session
 from qebgate.engines.dra import lp
-from qebgate.engines.dra.analysis import Analysis
+from qebgate.engines.dra.analysis import Analysis, Settings
 from qebgate.engines.dra.engine import Dra
 from qebgate.engines.dra.program import program
+from qebgate.engines.dra.relaxation import Relaxation
 from qebgate.evidence import Bound
 from qebgate.milp import mathopt
 from qebgate.runtimes.profiles import Runtime
@@ -21,6 +22,7 @@ from qebgate.task import Budget
 from tests.engines.exact import evaluate
 from tests.engines.test_exact import analysis, inputs
 from tests.engines.tiny import ENTRIES, RUNTIMES, outside, tiny
+from tests.laws.test_containment import PARTS
 
 DENSE = sorted(n for n in ENTRIES if n.startswith("dense"))
 ITERATIONS, SECONDS = 100_000, 60.0
@@ -40,9 +42,9 @@ def draws(y: np.ndarray | None, rng: np.random.Generator, rows: int) -> list[np.
     return found
 
 
-def excluded(seed: int) -> str | None:
+def excluded(seed: int, settings: Settings | None = None) -> str | None:
     """The first input of a random dense pair whose exact gap is above a bound, however the multipliers came about."""
-    a, task, rng = analysis(seed)
+    a, task, rng = analysis(seed, settings=settings)
     output = max(a.states)
     program = lp.LinearProgram(a)
     truths = [evaluate(task.pair, c, task)[-1] for c in inputs(task, rng, 8)]
@@ -62,6 +64,12 @@ def excluded(seed: int) -> str | None:
 def test_any_multipliers_give_a_bound(seed: int) -> None:
     """In rational arithmetic, zero tolerance."""
     assert excluded(seed) is None
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_any_multipliers_give_a_bound_without_a_part(parts: Relaxation) -> None:
+    for seed in range(40, 44):
+        assert excluded(seed, Settings(parts=parts)) is None
 
 
 def test_solved_multipliers_reach_the_optimum() -> None:

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 from qebgate.domains.lines import above
-from qebgate.engines.dra.analysis import Analysis
+from qebgate.engines.dra.analysis import Analysis, Settings
 from qebgate.engines.dra.backward import Form
 from qebgate.engines.dra.program import program
+from qebgate.engines.dra.relaxation import Relaxation
 from qebgate.engines.dra.slopes import Side, _descend
 from qebgate.runtimes.profiles import Runtime
 from tests.domains.test_lines import exact, random_neuron
 from tests.engines.tiny import ENTRIES, RUNTIMES, outside, tiny
+from tests.laws.test_containment import PARTS
 
 DENSE = sorted(n for n in ENTRIES if n.startswith("dense"))
 
@@ -66,6 +68,20 @@ def test_tuned_bounds_contain_the_truth_and_are_never_looser(name: str, runtime:
         rows = t.rows(task.cell)
         assert outside(gap.lo, gap.hi, t.quantized(runtime)[rows] - t.float32[rows]) == 0
         assert (gap.lo >= plain.lo).all() and (gap.hi <= plain.hi).all()
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_tuned_bounds_without_a_part_contain_the_truth(parts: Relaxation) -> None:
+    for k, name in enumerate(DENSE[:4]):
+        t = tiny(name)
+        runtime = RUNTIMES[k % len(RUNTIMES)]
+        task = t.task(t.box(np.random.default_rng(k)), runtime)
+        p = program(task)
+        index = np.asarray(task.outputs, dtype=np.intp)
+        a = Analysis(p.layers, p.box, Settings(parts=parts)).run()
+        gap = a.tuned(p.output, index, a.gap(p.output, index), -np.inf, 20)
+        rows = t.rows(task.cell)
+        assert outside(gap.lo, gap.hi, t.quantized(runtime)[rows] - t.float32[rows]) == 0
 
 
 def test_tuning_pays() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from qebgate.domains.gap import Gap, Interval, tighten
 from qebgate.domains.layers import ROOT, Affine, Layer, MaxPool, Opaque
 from qebgate.domains.linear_map import Conv, Depthwise, Scale
 from qebgate.engines.dra.backward import Backward, Form, Resolved
+from qebgate.engines.dra.dual import Corners, Dual
 from qebgate.engines.dra.forward import (
     PreActivation,
     activate,
@@ -20,10 +22,11 @@ from qebgate.engines.dra.forward import (
     bare,
     constant_layer,
     max_pool,
+    neurons,
     outputs,
     resolve,
 )
-from qebgate.engines.dra.slopes import tune
+from qebgate.engines.dra.relaxation import ALL, Relaxation
 from qebgate.numerics.rounding import F64
 
 ROWS = 48
@@ -35,12 +38,15 @@ class Settings:
     """Switches of the analysis.
 
     ``refine`` back-substitutes hidden layers (else intervals only).  ``work`` bounds the multiply-adds
-    of all hidden back-substitution; ``chunk`` the bytes of one coefficient array.
+    of all hidden back-substitution; ``chunk`` the bytes of one coefficient array.  ``crops``: images are
+    bounded a tile at a time, within what it sees of the layers below.  ``parts`` of the relaxation are used.
     """
 
     refine: bool = True
     work: float = 2e11
     chunk: int = 1 << 22
+    crops: bool = True
+    parts: Relaxation = ALL
 
 
 @dataclass
@@ -88,31 +94,49 @@ class Analysis:
 
     def gap(self, output: int, index: NDArray[np.intp]) -> Interval:
         """Final bounds of the gap at some entries of a value: both streams and the interval, intersected."""
-        gap = self._final(output, index, self.states[output].delta, lambda one: Form(d=one))
+        known, parts = self.states[output].delta, self.settings.parts
+        if not parts.plain:
+            known = Interval(np.full_like(known.lo, -np.inf), np.full_like(known.hi, np.inf))
+        gap = self._final(output, index, known, lambda one: Form(d=one))
+        if not parts.apart:
+            return gap
         return gap.meet(self._final(output, index, gap, lambda one: Form(h=-one, g=one), picked=True))
 
     def tuned(self, output: int, index: NDArray[np.intp], gap: Interval, wanted: float, iterations: int) -> Interval:
         """``gap`` improved, side by side where it exceeds ``wanted``, with lines of its own for each side."""
         lo, hi = gap.lo.copy(), gap.hi.copy()
-        sides = int((hi > wanted).sum() + (-lo > wanted).sum())
-        if 8 * self._below * iterations * sides > self.work_left:
-            return gap
-        for k, i in enumerate(index):
-            one = np.zeros((1, self.states[output].size))
-            one[0, i] = 1.0
-            if hi[k] > wanted:
-                hi[k] = min(hi[k], self._tune(output, Form(d=one), iterations))
-            if -lo[k] > wanted:
-                lo[k] = max(lo[k], -self._tune(output, Form(d=-one), iterations))
+        above, below = np.flatnonzero(hi > wanted), np.flatnonzero(-lo > wanted)
+        size = self.states[output].size
+        for part in np.array_split(
+            np.concatenate([above, below + lo.size]), -(-(above.size + below.size) // self._few())
+        ):
+            self.pulse()
+            entry, sign = part % lo.size, np.where(part < lo.size, 1.0, -1.0)
+            cost = 4 * self._below * iterations * part.size
+            if cost > self.work_left:
+                self.skipped += 1
+                break
+            self.work_left -= cost
+            one = np.zeros((part.size, size))
+            one[np.arange(part.size), index[entry]] = sign
+            target = {output: Form(d=one)}
+            found = self._dual.certified(self.backward, target, self._dual.search(target, iterations))
+            up_, low = sign > 0, sign < 0
+            hi[entry[up_]] = np.minimum(hi[entry[up_]], found[up_])
+            lo[entry[low]] = np.maximum(lo[entry[low]], -found[low])
         return Interval(lo, hi)
 
-    def _tune(self, output: int, form: Form, iterations: int) -> float:
-        self.pulse()
-        facts = {o: (layer, self.pre[o], [self.states[i] for i in layer.inputs]) for o, layer in self._affines.items()}
-        best = Backward(self.root)
-        for layer in tune(self.backward.layers, facts, self.root, (output, form), iterations):
-            best.push(layer)
-        return float(best.value(output, form)[0])
+    @cached_property
+    def _dual(self) -> Dual:
+        corners = {
+            o: Corners.of(neurons(layer, self.pre[o], [self.states[i] for i in layer.inputs])[0])
+            for o, layer in self._affines.items()
+        }
+        return Dual(self.backward.layers, corners, self.root)
+
+    def _few(self) -> int:
+        """Targets whose multipliers are searched for together."""
+        return max(1, self.settings.chunk // (8 * max(c.z.size for c in self._dual.corners.values())))
 
     def float_value(self, output: int, index: NDArray[np.intp]) -> Interval:
         """Final bounds of the float value at some entries."""
@@ -139,9 +163,9 @@ class Analysis:
 
     def _affine(self, layer: Affine, inputs: Sequence[Gap]) -> None:
         image = _image(layer, self._images)
-        if image is not None:
+        if image is not None and self.settings.crops:
             self._images[layer.output] = image
-        pre = affine_intervals(layer, inputs)
+        pre = affine_intervals(layer, inputs, self.settings.parts)
         if self.settings.refine and self._deep(layer):
             pre = self._refine(layer, inputs, pre)
         out, over, under = activate(layer, pre, inputs)
@@ -220,7 +244,7 @@ class Analysis:
         gap: bool,
     ) -> PreActivation:
         either, wide = masks
-        shell = bare(layer, pre)
+        shell, parts = bare(layer, pre), pre.parts
         z, q, d = (np.stack([x.lo, x.hi]) for x in (pre.z, pre.q, pre.d))
 
         def improve(known: F64, part: NDArray[np.intp], found: F64) -> None:
@@ -231,11 +255,15 @@ class Analysis:
             self.pulse()
             inside = np.flatnonzero(wide[part])
             found = self.backward.streams(shell, rows, inside, crop, gap=gap)
+            if not parts.plain:
+                z[:, part], q[:, part[inside]], d[:, part[inside]] = found.z, found.q, found.d
             improve(z, part, found.z)
             improve(q, part[inside], found.q)
             improve(d, part[inside], found.d)
-            improve(d, part[inside], found.apart)
-        zi, qi, di = tighten(Interval(*z), Interval(*q), Interval(*d))
+            if parts.apart:
+                improve(d, part[inside], found.apart)
+        bounds = Interval(*z), Interval(*q), Interval(*d)
+        zi, qi, di = tighten(*bounds) if parts.tighten else bounds
         return replace(pre, z=zi, q=qi, d=di)
 
 

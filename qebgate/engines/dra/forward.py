@@ -19,6 +19,7 @@ from qebgate.domains.layers import Affine, CodeGrid, MaxPool, Opaque
 from qebgate.domains.linear_map import LinearMap, Scale, gather
 from qebgate.domains.lines import Activation, GapLine, Line, Neurons, above
 from qebgate.engines.dra.backward import Resolved
+from qebgate.engines.dra.relaxation import ALL, Relaxation
 from qebgate.errors import UnsupportedError
 from qebgate.numerics.rounding import F64, SAFETY, TINY32, TINY64, U64, down, gamma, up
 
@@ -29,6 +30,7 @@ class PreActivation:
 
     ``noise`` is the float32 error of z, already in z and d; ``below`` and ``above`` the rounding's envelope.
     ``sizes`` are the magnitudes behind z, zq and D: ``|W| x + |b|`` for the inputs' magnitudes x.
+    ``parts`` of the relaxation are used.
     """
 
     z: Interval
@@ -38,9 +40,10 @@ class PreActivation:
     below: F64
     above: F64
     sizes: tuple[F64, F64, F64]
+    parts: Relaxation = ALL
 
 
-def affine_intervals(layer: Affine, inputs: Sequence[Gap]) -> PreActivation:
+def affine_intervals(layer: Affine, inputs: Sequence[Gap], parts: Relaxation = ALL) -> PreActivation:
     """Plain interval bounds of z, zq and D."""
     z, z_size = _image(layer.f, [g.float for g in inputs], layer.bf, layer.terms)
     q, q_size = _image(layer.q, [g.quantized for g in inputs], layer.bq, layer.terms)
@@ -50,12 +53,13 @@ def affine_intervals(layer: Affine, inputs: Sequence[Gap]) -> PreActivation:
     if layer.noise is not None:
         noise = _finite(layer, layer.noise([g.float for g in inputs]))
         z, d = z.widened(noise, noise), d.widened(noise, noise)
-    z, q, d = tighten(z, q, d)
+    if parts.tighten:
+        z, q, d = tighten(z, q, d)
     below, above_ = layer.below, layer.above
     if layer.evaluation is not None:
         error = _finite(layer, layer.evaluation([g.quantized for g in inputs]))
         below, above_ = up(below + error), up(above_ + error)
-    return PreActivation(z, q, d, noise, below, above_, (z_size, q_size, d_size))
+    return PreActivation(z, q, d, noise, below, above_, (z_size, q_size, d_size), parts)
 
 
 def _finite(layer: Affine, noise: F64) -> F64:
@@ -87,22 +91,24 @@ def _image(
     return Interval(down(centre - radius - err), up(centre + radius + err)), weight
 
 
-def codes_of(layer: Affine, grid: CodeGrid, q: Interval, inputs: Sequence[Gap]) -> tuple[I64, I64]:
+def codes_of(
+    layer: Affine, grid: CodeGrid, q: Interval, inputs: Sequence[Gap], *, kernel: bool = True
+) -> tuple[I64, I64]:
     """Codes that the layer can output: from the envelope, the exact kernel, and what is fixed.
 
-    Each source contains every code that occurs, so they are intersected.
+    Each source contains every code that occurs, so they are intersected (without ``kernel``, not the kernel's).
     """
     with np.errstate(over="ignore"):
         lo = np.ceil(_quanta(q.lo, grid.unit, layer.below, -1)) + grid.zero
         hi = np.floor(_quanta(q.hi, grid.unit, layer.above, +1)) + grid.zero
     k_lo = np.clip(lo, grid.lo, grid.hi).astype(np.int64)
     k_hi = np.clip(hi, grid.lo, grid.hi).astype(np.int64)
-    if layer.codes_of_accumulator is not None and layer.accumulator_unit is not None:
+    if kernel and layer.codes_of_accumulator is not None and layer.accumulator_unit is not None:
         a_lo = np.ceil(_quanta(q.lo, layer.accumulator_unit, 0.0, -1)).clip(-(2.0**40), 2.0**40).astype(np.int64)
         a_hi = np.floor(_quanta(q.hi, layer.accumulator_unit, 0.0, +1)).clip(-(2.0**40), 2.0**40).astype(np.int64)
         k_lo = np.maximum(k_lo, layer.codes_of_accumulator(a_lo))
         k_hi = np.minimum(k_hi, layer.codes_of_accumulator(a_hi))
-    if layer.codes_of_inputs is not None:
+    if kernel and layer.codes_of_inputs is not None:
         known = [g.codes for g in inputs]
         if all(c is not None for c in known):
             k_lo = np.maximum(k_lo, layer.codes_of_inputs([c[0] for c in known if c is not None]))
@@ -125,17 +131,18 @@ def neurons(
 ) -> tuple[Neurons, Interval, tuple[I64, I64] | None]:
     """What is known of the layer's neurons, the interval of their quantized outputs, and its codes."""
     a, b = layer.float_range
-    grid = layer.grid
+    grid, parts = layer.grid, pre.parts
+    codes, k, unit = None, None, None
+    aq, bq = layer.quantized_range if grid is None else grid.range
+    g = pre.q.widened(pre.below, pre.above).clamp(aq, bq)
     if grid is not None:
-        codes = codes_of(layer, grid, pre.q, inputs)
-        g = grid.real(codes)
-        k = Interval((codes[0] - grid.zero).astype(np.float64), (codes[1] - grid.zero).astype(np.float64))
-        aq, bq = grid.range
-    else:
-        codes, k = None, None
-        aq, bq = layer.quantized_range
-        g = pre.q.widened(pre.below, pre.above).clamp(aq, bq)
-    n = Neurons(pre.z, pre.q, pre.d, a, b, aq, bq, pre.below, pre.above, grid.unit if grid else None, k)
+        codes = codes_of(layer, grid, pre.q, inputs, kernel=parts.grid)
+        if parts.grid or layer.fixed_codes is not None:
+            g = grid.real(codes)
+        if parts.staircase:
+            k = Interval((codes[0] - grid.zero).astype(np.float64), (codes[1] - grid.zero).astype(np.float64))
+            unit = grid.unit
+    n = Neurons(pre.z, pre.q, pre.d, a, b, aq, bq, pre.below, pre.above, unit, k, parts.joint)
     return n, g, codes
 
 
@@ -146,7 +153,8 @@ def activate(layer: Affine, pre: PreActivation, inputs: Sequence[Gap]) -> tuple[
     sides = above(n.both_ways)
     over, under = sides.row(0), sides.row(1)
     delta = Interval(-under.delta, over.delta)
-    h, g, delta = tighten(h, g, delta)
+    if pre.parts.tighten:
+        h, g, delta = tighten(h, g, delta)
     return Gap(h, g, delta, codes), over, under
 
 
