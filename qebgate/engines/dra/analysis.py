@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,6 @@ from qebgate.domains.gap import Gap, Interval, tighten
 from qebgate.domains.layers import ROOT, Affine, Layer, MaxPool, Opaque
 from qebgate.domains.linear_map import Conv, Depthwise, Scale
 from qebgate.engines.dra.backward import Backward, Form, Resolved
-from qebgate.engines.dra.dual import Corners, Dual
 from qebgate.engines.dra.forward import (
     PreActivation,
     activate,
@@ -22,11 +20,10 @@ from qebgate.engines.dra.forward import (
     bare,
     constant_layer,
     max_pool,
-    neurons,
     outputs,
     resolve,
 )
-from qebgate.engines.dra.relaxation import ALL, Relaxation
+from qebgate.engines.dra.slopes import tune
 from qebgate.numerics.rounding import F64
 
 ROWS = 48
@@ -105,38 +102,25 @@ class Analysis:
     def tuned(self, output: int, index: NDArray[np.intp], gap: Interval, wanted: float, iterations: int) -> Interval:
         """``gap`` improved, side by side where it exceeds ``wanted``, with lines of its own for each side."""
         lo, hi = gap.lo.copy(), gap.hi.copy()
-        above, below = np.flatnonzero(hi > wanted), np.flatnonzero(-lo > wanted)
-        size = self.states[output].size
-        for part in np.array_split(
-            np.concatenate([above, below + lo.size]), -(-(above.size + below.size) // self._few())
-        ):
-            self.pulse()
-            entry, sign = part % lo.size, np.where(part < lo.size, 1.0, -1.0)
-            cost = 4 * self._below * iterations * part.size
-            if cost > self.work_left:
-                self.skipped += 1
-                break
-            self.work_left -= cost
-            one = np.zeros((part.size, size))
-            one[np.arange(part.size), index[entry]] = sign
-            target = {output: Form(d=one)}
-            found = self._dual.certified(self.backward, target, self._dual.search(target, iterations))
-            up_, low = sign > 0, sign < 0
-            hi[entry[up_]] = np.minimum(hi[entry[up_]], found[up_])
-            lo[entry[low]] = np.maximum(lo[entry[low]], -found[low])
+        sides = int((hi > wanted).sum() + (-lo > wanted).sum())
+        if 8 * self._below * iterations * sides > self.work_left:
+            return gap
+        for k, i in enumerate(index):
+            one = np.zeros((1, self.states[output].size))
+            one[0, i] = 1.0
+            if hi[k] > wanted:
+                hi[k] = min(hi[k], self._tune(output, Form(d=one), iterations))
+            if -lo[k] > wanted:
+                lo[k] = max(lo[k], -self._tune(output, Form(d=-one), iterations))
         return Interval(lo, hi)
 
-    @cached_property
-    def _dual(self) -> Dual:
-        corners = {
-            o: Corners.of(neurons(layer, self.pre[o], [self.states[i] for i in layer.inputs])[0])
-            for o, layer in self._affines.items()
-        }
-        return Dual(self.backward.layers, corners, self.root)
-
-    def _few(self) -> int:
-        """Targets whose multipliers are searched for together."""
-        return max(1, self.settings.chunk // (8 * max(c.z.size for c in self._dual.corners.values())))
+    def _tune(self, output: int, form: Form, iterations: int) -> float:
+        self.pulse()
+        facts = {o: (layer, self.pre[o], [self.states[i] for i in layer.inputs]) for o, layer in self._affines.items()}
+        best = Backward(self.root)
+        for layer in tune(self.backward.layers, facts, self.root, (output, form), iterations):
+            best.push(layer)
+        return float(best.value(output, form)[0])
 
     def float_value(self, output: int, index: NDArray[np.intp]) -> Interval:
         """Final bounds of the float value at some entries."""
@@ -247,7 +231,9 @@ class Analysis:
         shell, parts = bare(layer, pre), pre.parts
         z, q, d = (np.stack([x.lo, x.hi]) for x in (pre.z, pre.q, pre.d))
 
-        def improve(known: F64, part: NDArray[np.intp], found: F64) -> None:
+        def improve(known: F64, part: NDArray[np.intp], found: F64, *, meet: bool = True) -> None:
+            if not meet:
+                known[:, part] = found
             known[0, part] = np.maximum(known[0, part], found[0])
             known[1, part] = np.minimum(known[1, part], found[1])
 
@@ -255,15 +241,11 @@ class Analysis:
             self.pulse()
             inside = np.flatnonzero(wide[part])
             found = self.backward.streams(shell, rows, inside, crop, gap=gap)
-            if not parts.plain:
-                z[:, part], q[:, part[inside]], d[:, part[inside]] = found.z, found.q, found.d
             improve(z, part, found.z)
             improve(q, part[inside], found.q)
             improve(d, part[inside], found.d)
-            if parts.apart:
-                improve(d, part[inside], found.apart)
-        bounds = Interval(*z), Interval(*q), Interval(*d)
-        zi, qi, di = tighten(*bounds) if parts.tighten else bounds
+            improve(d, part[inside], found.apart)
+        zi, qi, di = tighten(Interval(*z), Interval(*q), Interval(*d))
         return replace(pre, z=zi, q=qi, d=di)
 
 
