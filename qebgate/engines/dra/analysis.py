@@ -23,6 +23,7 @@ from qebgate.engines.dra.forward import (
     outputs,
     resolve,
 )
+from qebgate.engines.dra.relaxation import ALL, Relaxation
 from qebgate.engines.dra.slopes import tune
 from qebgate.numerics.rounding import F64
 
@@ -231,9 +232,7 @@ class Analysis:
         shell, parts = bare(layer, pre), pre.parts
         z, q, d = (np.stack([x.lo, x.hi]) for x in (pre.z, pre.q, pre.d))
 
-        def improve(known: F64, part: NDArray[np.intp], found: F64, *, meet: bool = True) -> None:
-            if not meet:
-                known[:, part] = found
+        def improve(known: F64, part: NDArray[np.intp], found: F64) -> None:
             known[0, part] = np.maximum(known[0, part], found[0])
             known[1, part] = np.minimum(known[1, part], found[1])
 
@@ -241,11 +240,15 @@ class Analysis:
             self.pulse()
             inside = np.flatnonzero(wide[part])
             found = self.backward.streams(shell, rows, inside, crop, gap=gap)
+            if not parts.plain:
+                z[:, part], q[:, part[inside]], d[:, part[inside]] = found.z, found.q, found.d
             improve(z, part, found.z)
             improve(q, part[inside], found.q)
             improve(d, part[inside], found.d)
-            improve(d, part[inside], found.apart)
-        zi, qi, di = tighten(Interval(*z), Interval(*q), Interval(*d))
+            if parts.apart:
+                improve(d, part[inside], found.apart)
+        bounds = Interval(*z), Interval(*q), Interval(*d)
+        zi, qi, di = tighten(*bounds) if parts.tighten else bounds
         return replace(pre, z=zi, q=qi, d=di)
 
 
