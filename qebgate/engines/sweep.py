@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from qebgate.domains.gap import Interval
-from qebgate.engines.dra.program import direct, program
 from qebgate.engines.forms.collapse import Collapsed, collapsed
-from qebgate.engines.forms.network import Network
-from qebgate.engines.forms.steps import Cells
+from qebgate.engines.forms.network import Network, composed
 from qebgate.engines.memo import Keys
 from qebgate.engines.reached import Reached
-from qebgate.engines.restricted import TooLarge
 from qebgate.engines.subnetwork import Index
 from qebgate.evidence import Trust
 from qebgate.numerics.fixed_point import I64
@@ -132,24 +129,6 @@ def prepared(task: Task, small: Reached, symbols: int = SYMBOLS) -> Sweep | None
     if net is None or floats is None or floats.cost > _WORTH * small.float_cost:
         return None
     return Sweep(task, small, net, floats)
-
-
-def composed(task: Task, free: Index, symbols: int, pulse: Callable[[], None] = lambda: None) -> Network | None:
-    """Forms of the pair over the region, against the exact float network; None where there is too much of it."""
-    p = direct(program(replace(task, float_semantics="real")))
-    try:
-        return Network(p, free, whole_region(task, free), symbols, pulse)
-    except TooLarge:
-        return None
-
-
-def whole_region(task: Task, free: Index) -> Cells:
-    """The region as one cell."""
-    cell = task.cell
-    codes = None
-    if cell.codes is not None:
-        codes = (cell.codes[0].ravel()[free][None].astype(np.int64), cell.codes[1].ravel()[free][None].astype(np.int64))
-    return Cells(cell.lower.ravel()[free][None], cell.upper.ravel()[free][None], codes)
 
 
 def box_codes(lo: I64, hi: I64, size: int) -> Iterator[I64]:

@@ -7,6 +7,7 @@ entries that are reached but do not change anywhere in the region.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +15,13 @@ from numpy.typing import NDArray
 from qebgate.domains.gap import Gap, Interval
 from qebgate.domains.layers import ROOT, Affine, Layer, MaxPool, Opaque
 from qebgate.engines.dra.forward import activate, affine_intervals, max_pool
-from qebgate.engines.dra.program import Program
+from qebgate.engines.dra.program import Program, direct, program
 from qebgate.engines.forms.form import Form, Values
-from qebgate.engines.forms.matrices import Index
+from qebgate.engines.forms.matrices import Index, product
 from qebgate.engines.forms.steps import AffineStep, Cells, Fact, OpaqueStep, PoolStep, Step
 from qebgate.engines.restricted import TooLarge
-from qebgate.numerics.rounding import U64
+from qebgate.numerics.rounding import F64, U64
+from qebgate.task import Task
 
 MOST = 1 << 22
 """Weights of all live entries together, beyond which a program is not restricted: everything is reached."""
@@ -94,6 +96,22 @@ class Network:
         return values.get(self.program.output)
 
     @property
+    def influence(self) -> F64:
+        """How much one unit of each free input moves, over all neurons of the first layer that mixes inputs, ``[k]``."""
+        x: F64 = np.eye(self.free.size)
+        at = ROOT
+        for step in self.steps:
+            if at not in step.inputs:
+                continue
+            if not isinstance(step, AffineStep):
+                break
+            x = product(x, step.float_weights(step.inputs.index(at))[1])
+            at = step.output
+            if (x > 0).sum(axis=1).max() > 1:
+                break
+        return x.sum(axis=1)
+
+    @property
     def output(self) -> Fact:
         return self.facts[self.program.output]
 
@@ -150,3 +168,21 @@ def _step(layer: Layer, facts: dict[int, Fact], out: Gap, live: Index | None = N
     if isinstance(layer, MaxPool):
         return PoolStep(layer, facts, live)
     return OpaqueStep(layer.output, layer.inputs, facts, layer.transform)
+
+
+def composed(task: Task, free: Index, symbols: int, pulse: Callable[[], None] = lambda: None) -> Network | None:
+    """Forms of the pair over the region, against the exact float network; None where there is too much of it."""
+    p = direct(program(replace(task, float_semantics="real")))
+    try:
+        return Network(p, free, whole_region(task, free), symbols, pulse)
+    except TooLarge:
+        return None
+
+
+def whole_region(task: Task, free: Index) -> Cells:
+    """The region as one cell."""
+    cell = task.cell
+    codes = None
+    if cell.codes is not None:
+        codes = (cell.codes[0].ravel()[free][None].astype(np.int64), cell.codes[1].ravel()[free][None].astype(np.int64))
+    return Cells(cell.lower.ravel()[free][None], cell.upper.ravel()[free][None], codes)
