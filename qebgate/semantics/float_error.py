@@ -36,6 +36,7 @@ from qebgate.semantics.linear import LinearNode
 from qebgate.semantics.mean import Mean
 from qebgate.semantics.pool_2d import Pool2D
 from qebgate.semantics.registry import SEMANTICS
+from qebgate.semantics.windows import chunks
 
 LOGISTIC_ULPS = 16.0
 """Absolute error of LOGISTIC in units of 2**-24 (its values are below 1)."""
@@ -47,8 +48,8 @@ EXP_ULPS = 16.0
 _OVERFLOW = 2.0**126
 """Beyond this a float32 intermediate result could overflow: no bound is given."""
 
-_SORTED = 1 << 21
-"""Products of a matrix that are sorted at most."""
+_SORTED = 1 << 19
+"""Products of a layer that are sorted at most."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -154,27 +155,36 @@ def _fully_connected(node: Node, graph: Graph, x: list[Computed]) -> F64:
     m, n = lin.weights.shape
     rows = x[0].reshape(-1, n)
     s = _summed(rows, lin, lambda v, w: v @ w.T, lambda v: v.sum(axis=1, keepdims=True))
-    if len(rows.lo) == 1 and m * n <= _SORTED:
+    if len(rows.lo) * m * n <= _SORTED:
         s = replace(s, operands=_operands(rows, lin))
     return _linear(node, s, n, lin.weights.astype(np.float64)).reshape(lin.y.shape)
 
 
-def _operands(x: Computed, lin: LinearNode) -> F64:
-    """What all additions of a row add, at most: the sum over j from 2 of the largest sum of j summands.
+def _operands(rows: Computed, lin: LinearNode) -> F64:
+    """:func:`_added` ``[R, m]`` for rows ``[R, n]`` and weights ``[m, ...]`` of n entries."""
+    w = lin.weights.astype(np.float64).reshape(len(lin.weights), -1)
+    return np.concatenate([
+        _added(rows.lo[part, None] * w, rows.hi[part, None] * w, _bias(lin))
+        for part in chunks(len(rows.lo), 8 * w.size)
+    ])  # fmt: skip
 
-    A tree of additions has at most ``k - j + 1`` nodes over j of k summands or more (the r nodes of that kind need
-    ``j + r - 1`` summands), and the largest sum of j summands of one sign, all of them where there are fewer, does not
-    decrease with j: so no tree is worse than adding one summand at a time.
+
+def _added(a: F64, b: F64, bias: tuple[F64, F64]) -> F64:
+    """What all additions of k summands add, at most: the sum over j from 2 of the largest sum of j summands.
+
+    Products ``[..., m, n]`` at either end of their inputs.  A tree of additions has at most ``k - j + 1`` nodes over j
+    of k summands or more (the r nodes of that kind need ``j + r - 1`` summands), and the largest sum of j summands of
+    one sign, all of them where there are fewer, does not decrease with j: so no tree is worse than adding one summand
+    at a time.
     """
-    w = lin.weights.astype(np.float64)
-    ends = np.stack([w * x.lo, w * x.hi])
-    low, top = (np.broadcast_to(b[:, None], (len(w), 1)) for b in _bias(lin))
-    top = np.maximum(np.concatenate([ends.max(axis=0), top], axis=1), 0.0)
-    low = np.maximum(-np.concatenate([ends.min(axis=0), low], axis=1), 0.0)
-    largest = np.maximum(*(np.cumsum(np.sort(v, axis=1)[:, ::-1], axis=1) for v in (top, low)))
-    count = ((top > 0) | (low > 0)).sum(axis=1, keepdims=True)
-    j = np.arange(1, largest.shape[1] + 1)
-    return np.where((j >= 2) & (j <= count), largest, 0.0).sum(axis=1)
+    least, most = (np.broadcast_to(v[:, None], (*a.shape[:-1], 1)) for v in bias)
+    top = np.concatenate([np.maximum(np.maximum(a, b), 0.0), most], axis=-1)
+    low = np.concatenate([np.maximum(-np.minimum(a, b), 0.0), -least], axis=-1)
+    count = ((top > 0) | (low > 0)).sum(axis=-1)
+    largest = np.maximum(*(np.cumsum(np.sort(v, axis=-1)[..., ::-1], axis=-1) for v in (top, low)))
+    # constant from the last summand of one sign on: those beyond the count are the total's
+    beyond = (largest.shape[-1] - count) * largest[..., -1]
+    return np.where(count < 2, 0.0, largest.sum(axis=-1) - largest[..., 0] - beyond)
 
 
 def _conv(node: Node, graph: Graph, x: list[Computed]) -> F64:
@@ -187,6 +197,9 @@ def _conv(node: Node, graph: Graph, x: list[Computed]) -> F64:
         lambda v, w: correlate(window, v, w, None),
         lambda v: correlate(window, v.sum(axis=-1, keepdims=True), one, None),
     )
+    if lin.weights.size * window.out[0] * window.out[1] <= _SORTED:
+        rows = Computed(window.columns(x[0].lo, 0), window.columns(x[0].hi, 0))
+        s = replace(s, operands=_operands(rows, lin).reshape(s.positive.shape))
     return _linear(node, s, lin.weights[0].size, lin.weights.astype(np.float64))
 
 
@@ -200,7 +213,13 @@ def _depthwise(node: Node, graph: Graph, x: list[Computed]) -> F64:
         lambda v, w: correlate_depthwise(window, v, w, None),
         lambda v: correlate_depthwise(window, v, ones, None),
     )
-    return _linear(node, s, lin.weights.shape[1] * lin.weights.shape[2], lin.weights.astype(np.float64))
+    taps, channels = window.taps, lin.weights.shape[3]
+    if lin.weights.size * window.out[0] * window.out[1] <= _SORTED // 4:
+        w = lin.weights.astype(np.float64).reshape(taps, channels).T
+        ends = (window.patches(v, 0).reshape(-1, x[0].lo.shape[3], taps) for v in (x[0].lo, x[0].hi))
+        a, b = (np.repeat(v, channels // v.shape[1], axis=1) * w for v in ends)
+        s = replace(s, operands=_added(a, b, _bias(lin)).reshape(s.positive.shape))
+    return _linear(node, s, taps, lin.weights.astype(np.float64))
 
 
 def _average(n: int, mean: F64) -> F64:
