@@ -22,7 +22,12 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 OUT = Path(__file__).resolve().parent / "keras"
 ROWS = 24
 BOTH = ("keras3.keras", "keras3.h5", "keras2.keras", "keras2.h5")
-FILES = {"dense": BOTH, "image": BOTH, "shapes": ("keras3.keras", "keras2.h5"), "sequence": ("keras3.keras", "keras2.h5")}
+FILES = {
+    "dense": BOTH,
+    "image": BOTH,
+    "shapes": ("keras3.keras", "keras2.h5"),
+    "sequence": ("keras3.keras", "keras2.h5"),
+}
 
 
 def dense(keras):

@@ -14,7 +14,7 @@ from qebgate.errors import ModelError, printable
 LIMITS = {"config.json": 16 << 20, "metadata.json": 1 << 20, "model.weights.h5": 192 << 20}
 """The members, and how large each may be."""
 MAX_RATIO = 16
-"""Uncompressed size of the weights, in units of the file's: Keras does not compress, and weights do not compress well."""
+"""Uncompressed size of the weights, in units of the file's: Keras does not compress, and weights hardly shrink."""
 MAX_DIRECTORY = 1 << 16
 
 _ERRORS = (

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, cast
 from qebgate.errors import ModelError, UnsupportedError, printable
 
 MAX_LAYERS = 2000
-MAX_INPUTS = 64
+MAX_INPUTS = 16
 _MODELS = ("Sequential", "Functional", "Model")
 
 Ref = tuple[str, int, int]
@@ -58,7 +58,9 @@ def parse_json(text: bytes | str, where: str) -> dict[str, Any]:
     return cast("dict[str, Any]", found)
 
 
-def parse_network(config: dict[str, Any], where: str, keras: int, known: Collection[str], later: Mapping[str, str]) -> Network:
+def parse_network(
+    config: dict[str, Any], where: str, keras: int, known: Collection[str], later: Mapping[str, str]
+) -> Network:
     """The network of a model's configuration.
 
     ``known`` are the classes of layers that are read, ``later`` says what others would need.
@@ -84,13 +86,16 @@ class _Parser:
                 "the model is not a Sequential or functional Keras model",
                 where=self.where,
                 found=_class(model),
-                fix="subclassed models hold their network in Python code: build it from layers, or convert it to .tflite",
+                fix="a subclassed model is Python code: build it from layers, or convert it to .tflite",
             )
         config = self._dict(model.get("config"), "config")
         entries = self._list(config.get("layers"), "layers")
         if len(entries) > MAX_LAYERS:
             raise ModelError(
-                "QEB406", "the model has too many layers", where=self.where, found=f"{len(entries)}, at most {MAX_LAYERS}"
+                "QEB406",
+                "the model has too many layers",
+                where=self.where,
+                found=f"{len(entries)}, at most {MAX_LAYERS}",
             )
         for e in entries:
             self._check(self._dict(e, "layers"))
@@ -102,8 +107,8 @@ class _Parser:
         if kind == "Sequential":
             return self._sequential(config, entries)
         layers = tuple(self._layer(e, tuple(self._calls(e))) for e in entries)
-        ends = (tuple(self._ends(config.get(k), k)) for k in ("input_layers", "output_layers"))
-        return Network(layers, *ends, self.keras)
+        inputs, outputs = (tuple(self._ends(config.get(k), k)) for k in ("input_layers", "output_layers"))
+        return Network(layers, inputs, outputs, self.keras)
 
     def _sequential(self, config: dict[str, Any], entries: list[dict[str, Any]]) -> Network:
         layers: list[Layer] = []
@@ -185,7 +190,10 @@ class _Parser:
         fields = self._dict(t, "args")
         if fields.get("class_name") != "__keras_tensor__":
             raise UnsupportedError(
-                "QEB479", "a layer is called on a constant, which is not supported", where=self.where, found=_class(fields)
+                "QEB479",
+                "a layer is called on a constant, which is not supported",
+                where=self.where,
+                found=_class(fields),
             )
         return self._ref(self._dict(fields.get("config"), "args").get("keras_history"))
 
@@ -209,10 +217,14 @@ class _Parser:
         return cast("dict[str, Any]", value) if isinstance(value, dict) else self._damaged(f"{what} is no object")
 
     def _list(self, value: object, what: str) -> list[Any]:
-        return list(cast("list[Any]", value)) if isinstance(value, (list, tuple)) else self._damaged(f"{what} is no list")
+        return (
+            list(cast("list[Any]", value)) if isinstance(value, (list, tuple)) else self._damaged(f"{what} is no list")
+        )
 
     def _damaged(self, found: str) -> NoReturn:
-        raise ModelError("QEB477", "the model's configuration is not one that Keras writes", where=self.where, found=found)
+        raise ModelError(
+            "QEB477", "the model's configuration is not one that Keras writes", where=self.where, found=found
+        )
 
 
 def _builtin(entry: dict[str, Any]) -> bool:

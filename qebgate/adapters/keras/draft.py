@@ -74,11 +74,20 @@ class Draft:
         return len(self.names) - 1
 
     def emit(
-        self, op: str, inputs: tuple[int, ...], shape: tuple[int, ...], attrs: object, layer: str, **constants: Array | None
+        self,
+        op: str,
+        inputs: tuple[int, ...],
+        shape: tuple[int, ...],
+        attrs: object,
+        layer: str,
+        *,
+        weights: Array | None = None,
+        bias: Array | None = None,
+        constant: Array | None = None,
     ) -> int:
         """A new operator; returns its output."""
         out = self.value(layer, shape)
-        self.ops.append(Op(op, inputs, out, attrs, layer, **constants))
+        self.ops.append(Op(op, inputs, out, attrs, layer, weights, bias, constant))
         return out
 
     def reshape(self, x: int, shape: tuple[int, ...], layer: str) -> int:
@@ -152,8 +161,9 @@ class Draft:
         by_row = t.reshape(-1, *axes) if host.op != "DEPTHWISE_CONV_2D" else t.reshape(*axes, -1)
         host.weights = host.weights.astype(np.float64) * by_row
         host.bias = t * (bias - n.mean) + n.beta
-        size = np.abs(t)
-        host.folded = Folded(size, size * (np.abs(bias) + np.abs(n.mean)) + np.abs(n.beta), ROUNDINGS)
+        size: F64 = np.abs(t)
+        magnitude: F64 = size * (np.abs(bias) + np.abs(n.mean)) + np.abs(n.beta)
+        host.folded = Folded(size, magnitude, ROUNDINGS)
 
     def _without(self, op: Op, outputs: tuple[int, ...]) -> tuple[int, ...]:
         """Remove an operator; its input takes the place of its output, which may be one of the model's."""
@@ -213,9 +223,12 @@ class Draft:
             nodes.append(Node(op.op, (*op.inputs, *constants), (op.output,), op.attrs, k, folded=op.folded))
         graph = Graph(tuple(tensors), tuple(nodes), inputs, outputs, source)
         for node, op in zip(nodes, self.ops, strict=True):
-            try:
-                SEMANTICS[node.op].check(node, graph)
-            except ModelError as e:
-                e.where = f"{self.where}: {op.layer}"
-                raise
+            self._check(node, op, graph)
         return graph
+
+    def _check(self, node: Node, op: Op, graph: Graph) -> None:
+        try:
+            SEMANTICS[node.op].check(node, graph)
+        except ModelError as e:
+            e.where = f"{self.where}: {op.layer}"
+            raise

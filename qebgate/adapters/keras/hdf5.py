@@ -63,9 +63,7 @@ def read_hdf5(data: bytes, where: str) -> Hdf5:
     files that are too large.
     """
     if importlib.util.find_spec("h5py") is None:
-        raise ModelError(
-            "QEB474", "Keras files need the package h5py", where=where, fix="pip install 'qebgate[keras]'"
-        )
+        raise ModelError("QEB474", "Keras files need the package h5py", where=where, fix="pip install 'qebgate[keras]'")
     if not data.startswith(SIGNATURE):
         raise ModelError("QEB476", "the file is not an HDF5 file", where=where)
     frames = io.BytesIO(_run(data, where))
@@ -105,7 +103,7 @@ def _run(data: bytes, where: str) -> bytes:
     dropped = ("PYTHONSTARTUP", "PYTHONINSPECT", "HDF5_PLUGIN_PATH", "HDF5_DRIVER", "HDF5_DRIVER_CONFIG")
     env = {k: v for k, v in os.environ.items() if k not in dropped}
     env |= {"HDF5_PLUGIN_PRELOAD": "::", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # "::" is no plugin
-    command = [sys.executable, "-m", "qebgate.adapters.keras._hdf5_child", str(MEMORY), str(SECONDS)]
+    command = [sys.executable, "-m", "qebgate.runtimes._hdf5_child", str(MEMORY), str(SECONDS)]
     with tempfile.TemporaryFile() as file:
         file.write(data)
         file.flush()

@@ -64,7 +64,9 @@ class Call:
     def variables(self, **shapes: tuple[int, ...]) -> list[Array]:
         return self.weights.of(self.layer, list(shapes), list(shapes.values()))
 
-    def emit(self, op: str, x: tuple[int, ...], shape: tuple[int, ...], attrs: object, **constants: Array | None) -> int:
+    def emit(
+        self, op: str, x: tuple[int, ...], shape: tuple[int, ...], attrs: object, **constants: Array | None
+    ) -> int:
         if any(d <= 0 for d in shape) or math.prod(shape) > MAX_ELEMENTS:
             raise UnsupportedError(
                 "QEB416", "a tensor is too large, or has no elements", where=f"{self.s.where}: {self.layer.label}",

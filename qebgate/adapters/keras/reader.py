@@ -24,6 +24,7 @@ from qebgate.errors import ModelError, UnsupportedError, printable
 from qebgate.ir.graph import Graph, Source
 
 MAX_BYTES = 192 << 20
+MAX_CALLS = 4096
 SUFFIXES = (".keras", ".h5", ".hdf5")
 KNOWN = frozenset(LAYERS) | {"InputLayer"}
 
@@ -110,6 +111,9 @@ def _build(network: Network, weights: Weights, source: Source) -> Graph:
     draft = Draft(source.label)
     values: dict[Ref, int] = {}
     waiting = [(layer, k) for layer in network.layers for k in range(len(layer.calls))]
+    if len(waiting) > MAX_CALLS:
+        found = f"{len(waiting)} calls of layers, at most {MAX_CALLS}"
+        raise ModelError("QEB406", "the model has too many layers", where=source.label, found=found)
     while waiting:
         later: list[tuple[Layer, int]] = []
         for layer, k in waiting:
@@ -132,9 +136,7 @@ def _build(network: Network, weights: Weights, source: Source) -> Graph:
     return draft.finish(ends[0], ends[1], source)
 
 
-def _call(
-    draft: Draft, weights: Weights, layer: Layer, k: int, values: dict[Ref, int], keras: int
-) -> int:
+def _call(draft: Draft, weights: Weights, layer: Layer, k: int, values: dict[Ref, int], keras: int) -> int:
     settings = Settings(layer, draft.where)
     if layer.kind == "InputLayer":
         if layer.calls[k]:
@@ -158,4 +160,3 @@ def _unconnected(source: Source, refs: tuple[Ref, ...], values: dict[Ref, int], 
         where=f"{source.label}: {where}",
         found=printable(f"tensor {missing[0]}" if missing else "inputs and input layers differ", 120),
     )
-

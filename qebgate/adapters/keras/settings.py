@@ -9,10 +9,11 @@ from typing import Any, NoReturn, TypeVar, cast
 from qebgate.adapters.keras.config import Layer
 from qebgate.errors import UnsupportedError, printable
 
-_SILENT = frozenset(
-    """name trainable dtype batch_shape batch_input_shape batch_size input_dtype sparse ragged optional seed noise_shape
-    rate momentum renorm_momentum renorm_clipping synchronized activity_regularizer fused""".split()
-)
+_SILENT = """
+name trainable dtype batch_shape batch_input_shape batch_size input_dtype sparse ragged optional seed noise_shape
+rate momentum renorm_momentum renorm_clipping synchronized activity_regularizer
+"""
+_SILENT_KEYS = frozenset(_SILENT.split())
 """Keys that change nothing when the network only computes, or that are checked for every layer."""
 _SILENT_ENDS = ("_initializer", "_regularizer", "_constraint")
 _NUMBERS = 1 << 31
@@ -40,7 +41,12 @@ class Settings:
     def real(self, key: str, default: float | None = None) -> float:
         """A finite number."""
         found = self.get(key, default)
-        if isinstance(found, (int, float)) and not isinstance(found, bool) and abs(found) < 1e300 and math.isfinite(found):
+        if (
+            isinstance(found, (int, float))
+            and not isinstance(found, bool)
+            and abs(found) < 1e300
+            and math.isfinite(found)
+        ):
             return float(found)
         return self.wrong(key, found)
 
@@ -100,7 +106,7 @@ class Settings:
         """Refuse what has not been read: it could change what the layer computes."""
         self._dtype()
         for key, value in self.layer.config.items():
-            silent = key in self.used or key in _SILENT or key.endswith(_SILENT_ENDS)
+            silent = key in self.used or key in _SILENT_KEYS or key.endswith(_SILENT_ENDS)
             if not silent and value not in (None, False, [], {}):
                 self.wrong(key, value)
 

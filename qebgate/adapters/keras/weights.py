@@ -74,7 +74,10 @@ class LegacyWeights:
         stated = self.file.names(group, "weight_names")
         kinds = [n.split("/")[-1].split(":")[0] for n in stated]
         if kinds != list(names):
-            _wrong(where, f"variables {', '.join(printable(k, 40) for k in kinds[:10]) or 'none'}; {', '.join(names)} expected")
+            _wrong(
+                where,
+                f"variables {', '.join(printable(k, 40) for k in kinds[:10]) or 'none'}; {', '.join(names)} expected",
+            )
         paths = [f"{group}/{n}" for n in stated]
         missing = [p for p in paths if p not in self.file.arrays]
         if missing:
