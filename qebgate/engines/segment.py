@@ -124,7 +124,7 @@ class _Work:
         leaf = self.walk.at(x)
         self.lower = np.minimum(self.lower, down(q - leaf.upper).min(axis=0))
         self.upper = np.maximum(self.upper, up(q - leaf.lower).max(axis=0))
-        size = np.abs(q - 0.5 * (leaf.lower + leaf.upper)).max(axis=1)
+        size = _sizes(q, leaf, slice(None))
         p = int(np.argmax(size))
         self._keep(float(size[p]), part, q, p, float(part.begin[p]))
 
@@ -136,16 +136,14 @@ class _Work:
             first = np.searchsorted(leaf.t, part.begin, "left")
             last = np.searchsorted(leaf.t, part.end, "right")
             for p in np.flatnonzero(last > first).tolist():
-                self._piece(part, q, p, Leaf(*(getattr(leaf, n)[first[p] : last[p]] for n in ("t", "lower", "upper"))))
+                # the gap while the codes are those of vector p
+                lower, upper = leaf.between(int(first[p]), int(last[p]) - 1)
+                self.lower = np.minimum(self.lower, down(q[p] - upper))
+                self.upper = np.maximum(self.upper, up(q[p] - lower))
+                size = _sizes(q[p], leaf, slice(first[p], last[p]))
+                i = int(np.argmax(size))
+                self._keep(float(size[i]), part, q, p, float(leaf.t[first[p] + i]))
         return True
-
-    def _piece(self, part: Part, q: F64, p: int, leaf: Leaf) -> None:
-        """The gap while the codes are those of ``part.codes[p]``."""
-        self.lower = np.minimum(self.lower, down(q[p] - leaf.upper.max(axis=0)))
-        self.upper = np.maximum(self.upper, up(q[p] - leaf.lower.min(axis=0)))
-        size = np.abs(q[p] - 0.5 * (leaf.lower + leaf.upper)).max(axis=1)
-        i = int(np.argmax(size))
-        self._keep(float(size[i]), part, q, p, float(leaf.t[i]))
 
     def _keep(self, size: float, part: Part, q: F64, p: int, t: float) -> None:
         if np.isfinite(size) and (len(self.best) < CANDIDATES or size > self.best[-1].size):
@@ -193,3 +191,9 @@ class _Work:
             if agrees:
                 return inputs, np.concatenate([point, inputs.x.astype(np.float64)]).reshape(2, -1)
         return None
+
+
+def _sizes(q: F64, leaf: Leaf, rows: slice) -> F64:
+    """About how large the gap is at breakpoints, ``[B]``; nothing rests on it."""
+    with np.errstate(invalid="ignore"):
+        return np.abs(q - 0.5 * (leaf.lower[rows] + leaf.upper[rows])).max(axis=1)

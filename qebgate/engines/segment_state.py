@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from qebgate.domains.gap import Interval
 from qebgate.numerics.rounding import F64, TINY64, U64
 
 Index = NDArray[np.intp]
@@ -30,11 +31,16 @@ _LOCATED = 2.0**-48
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Values:
-    """A tensor along the line: ``at [B, n]``, ``error [G, n]``, and ``most [G, n] >= |at|`` in each block."""
+    """A tensor along the line: ``at [B, n]``, ``error [G, n]``, and ``most [G, n] >= |at|`` in each block.
+
+    ``images``: bounds of the exact values at breakpoints ``[B, n]``, and on pieces ``[B - 1, n]``, where
+    something better is known than forms and errors; lost when pieces are divided.
+    """
 
     at: F64
     error: F64
     most: F64
+    images: tuple[Interval, Interval] | None = None
 
     def take(self, points: slice, blocks: slice) -> Values:
         return Values(self.at[points], self.error[blocks], self.most[blocks])

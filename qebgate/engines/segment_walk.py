@@ -11,7 +11,7 @@ Breakpoints are added to the tensors in use, never recomputed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,9 @@ from qebgate.regions.line import Line
 
 CHUNK_BYTES = 1 << 26
 """Largest array of values: the walk goes on with one half of the breakpoints, and then with the other."""
-CURVED_STEP = 2.0**-9
-"""How far entries of a softmax or sigmoid may move on one piece."""
-MAX_CURVED = 64
+CURVED_STEP = 2.0**-13
+"""How far entries of a softmax or sigmoid may move on one piece, if that takes no more than ``MAX_CURVED``."""
+MAX_CURVED = 1 << 15
 _ROUNDS = 64
 _Z = -2
 """Position of the pre-activation in work (no value of a program has it)."""
@@ -37,12 +37,22 @@ _Z = -2
 class Leaf:
     """Outputs along a part of the line, bounded at breakpoints ``t [B]`` by ``lower``, ``upper [B, K]``.
 
-    On any piece they are between the least ``lower`` and the largest ``upper`` of its two breakpoints.
+    On a piece they are between the least ``lower`` and the largest ``upper`` of its two breakpoints, or
+    within ``pieces [B - 1, K]`` where those are given.
     """
 
     t: F64
     lower: F64
     upper: F64
+    pieces: tuple[F64, F64] | None = None
+
+    def between(self, first: int, last: int) -> tuple[F64, F64]:
+        """Bounds [K] from one breakpoint to another one."""
+        lo, hi = self.lower[first : last + 1].min(axis=0), self.upper[first : last + 1].max(axis=0)
+        if self.pieces is not None and last > first:
+            low, high = (p[first:last] for p in self.pieces)
+            lo, hi = np.minimum(lo, low.min(axis=0)), np.maximum(hi, high.max(axis=0))
+        return lo, hi
 
 
 @dataclass(slots=True)
@@ -77,7 +87,8 @@ class Walk:
         """Exact inputs ``[B, n]``, each on its own."""
         state = started(np.arange(float(len(x))), {ROOT: x}, {ROOT: np.zeros_like(x)}, points=True)
         parts = list(self._leaves(state))
-        return Leaf(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("t", "lower", "upper")))
+        t, lower, upper = (np.concatenate([getattr(p, name) for p in parts]) for name in ("t", "lower", "upper"))
+        return Leaf(t, lower, upper)
 
     def _leaves(self, state: State) -> Iterator[Leaf]:
         last = {i: k for k, layer in enumerate(self.layers) for i in layer.inputs}
@@ -113,6 +124,9 @@ class Walk:
         at = v.at[:, self.outputs]
         with np.errstate(invalid="ignore", over="ignore"):
             lower, upper = down(at - error), up(at + error)
+        if v.images is not None:
+            ends, pieces = ((i.lo[:, self.outputs], i.hi[:, self.outputs]) for i in v.images)
+            return Leaf(state.t, ends[0], ends[1], pieces)
         known = np.isfinite(lower) & np.isfinite(upper)
         return Leaf(state.t, np.where(known, lower, -np.inf), np.where(known, upper, np.inf))
 
@@ -259,7 +273,9 @@ def _curved(layer: Opaque, state: State) -> State:
     if not state.points:
         x = state.values[source].at
         steps = np.abs(np.diff(x, axis=0)).max(axis=1) / CURVED_STEP
-        number = np.clip(np.ceil(np.where(np.isfinite(steps), steps, 1.0)), 1, MAX_CURVED).astype(np.int64)
+        steps = np.where(np.isfinite(steps), np.minimum(steps, 1e9), 0.0)
+        steps *= min(1.0, MAX_CURVED / max(float(steps.sum()), 1.0))
+        number = np.maximum(np.ceil(steps), 1).astype(np.int64)
         piece = np.repeat(np.arange(number.size), number - 1)
         rank = np.arange(piece.size) - np.repeat(np.cumsum(number - 1) - (number - 1), number - 1)
         if piece.size:
@@ -269,16 +285,16 @@ def _curved(layer: Opaque, state: State) -> State:
     ends = _image_of(layer, Interval(down(x.at - error), up(x.at + error)))
     at = 0.5 * (ends.lo + ends.hi)
     if state.points:
-        off = up(np.maximum(ends.hi - at, at - ends.lo))
+        off, whole = up(np.maximum(ends.hi - at, at - ends.lo)), ends
     else:
         inner = x.error[state.owner]
         lo, hi = np.minimum(x.at[:-1], x.at[1:]), np.maximum(x.at[:-1], x.at[1:])
         whole = _image_of(layer, Interval(down(lo - inner), up(hi + inner)))
         lo, hi = np.minimum(at[:-1], at[1:]), np.maximum(at[:-1], at[1:])
         off = up(np.maximum(whole.hi - lo, hi - whole.lo))
-    values = Values(at, _by_block(state, off), np.empty(0))
     low, high = state.extremes(at)
-    state.values[layer.output] = replace(values, most=np.maximum(np.abs(low), np.abs(high)))
+    most = np.maximum(np.abs(low), np.abs(high))
+    state.values[layer.output] = Values(at, _by_block(state, off), most, (ends, whole))
     return state
 
 
