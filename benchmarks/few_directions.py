@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.tables import write_part
 from qebgate.adapters.tflite.reader import read_tflite
 from qebgate.engines.concrete import Inputs, Session, gaps
 from qebgate.engines.dra.analysis import Settings
@@ -49,8 +50,6 @@ PAIRS = {
 RADIUS = 3
 
 HEAD = """\
-# Few directions
-
 A region with few free inputs is finite on the quantized grid, so it is executed completely: the result is exact up to
 the float reference's roundoff. Only what the free inputs reach is executed; see `qebgate/engines/reached.py`.
 Measured with `{command}`
@@ -157,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         head = HEAD.format(
             command=command, machine=platform.machine(), numpy=np.__version__, runtime=args.runtime, radius=RADIUS
         )
-        args.write.write_text(head + "\n".join(rows) + "\n" + TAIL)
+        write_part(args.write, "few inputs", (head + "\n".join(rows) + "\n" + TAIL).splitlines())
     return 0
 
 

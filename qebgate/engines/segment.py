@@ -40,6 +40,8 @@ class Segment:
     """Applies to segments of at most ``budget.enumerate`` code vectors."""
 
     name = "segment"
+    pieces = 0
+    """How many linear pieces of the float network the last run has walked."""
 
     def run(self, task: Task, known: Sequence[Evidence], budget: Budget, session: Session) -> list[Evidence]:
         del known
@@ -56,6 +58,8 @@ class Segment:
             error = work.reference() if complete else np.zeros(0)
         except GuardedStop as stop:
             return [*work.witnesses(), Stopped(self.name, stop.reason, stop.detail)]
+        finally:
+            self.pieces = work.pieces
         if not complete:
             return [*work.witnesses(), Stopped(self.name, "effort", f"more than {work.limit} linear pieces")]
         lower, upper = down(work.lower - error), up(work.upper + error)
