@@ -25,10 +25,11 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qebgate.errors import InternalError
 from qebgate.ir.graph import Graph, Node
-from qebgate.numerics.rounding import F64, SAFETY, TINY32, U32, gamma
+from qebgate.numerics.rounding import F64, TINY32, U32, gamma
 from qebgate.semantics.conv_2d import Conv2D, correlate
 from qebgate.semantics.depthwise_conv_2d import DepthwiseConv2D, correlate_depthwise
 from qebgate.semantics.fixed_point import InputAttrs
@@ -45,6 +46,8 @@ TANH_ULPS = 24.0
 EXP_ULPS = 16.0
 """Relative error of SOFTMAX's exponentials in units of 2**-24, for arguments that are exact."""
 
+_ROUNDED = 1 + 2.0**-24
+"""Covers the rounding of the bounds themselves: at most 2**24 operations behind any of them, in float64."""
 _OVERFLOW = 2.0**126
 """Beyond this a float32 intermediate result could overflow: no bound is given."""
 
@@ -91,7 +94,7 @@ def float_error(node: Node, graph: Graph, inputs: Sequence[Computed | None]) -> 
     if rule is None:
         raise InternalError("QEB710", f"no float32 error bound is known for {node.op}", where=node.origin)
     with np.errstate(over="ignore", invalid="ignore"):
-        e = np.broadcast_to(rule(node, graph, given), out) * SAFETY
+        e = np.broadcast_to(rule(node, graph, given), out) * _ROUNDED
     return np.where(np.isnan(e), np.inf, e)
 
 
@@ -170,21 +173,34 @@ def _operands(rows: Computed, lin: LinearNode) -> F64:
 
 
 def _added(a: F64, b: F64, bias: tuple[F64, F64]) -> F64:
-    """What all additions of k summands add, at most: the sum over j from 2 of the largest sum of j summands.
+    """What all additions of a sum add, at most: the magnitudes of all subtotals and of the total itself.
 
-    Products ``[..., m, n]`` at either end of their inputs.  A tree of additions has at most ``k - j + 1`` nodes over j
-    of k summands or more (the r nodes of that kind need ``j + r - 1`` summands), and the largest sum of j summands of
-    one sign, all of them where there are fewer, does not decrease with j: so no tree is worse than adding one summand
-    at a time.
+    Products ``[..., m, n]`` at either end of their inputs.  The additions are a binary tree over k summands; U(j), the
+    largest sum of j summands of one sign (all of them where there are fewer), bounds a node over j of them.
+
+    - A tree has at most ``k - j + 1`` nodes over j summands or more (r such nodes need ``j + r - 1`` summands), and U
+      does not decrease: no tree is worse than adding one summand at a time, ``U(2) + ... + U(k)``.
+    - A node over more than ``h = k // 2`` summands is the total S less the other ones: ``|S| + U(k - j)`` bounds it as
+      well.  Such nodes contain one another, so they have different sizes; below them are at most two trees that
+      matter, one over h summands, because of two smaller ones the larger could have taken summands from the other.
+      With l large nodes the other one has ``k - h - l + 1`` at most: ``U(2) + ... + U(h)`` and ``U(2) + ... +
+      U(k - h + 1)`` and ``(k - h) |S|``, whatever l is.
     """
     least, most = (np.broadcast_to(v[:, None], (*a.shape[:-1], 1)) for v in bias)
-    top = np.concatenate([np.maximum(np.maximum(a, b), 0.0), most], axis=-1)
-    low = np.concatenate([np.maximum(-np.minimum(a, b), 0.0), -least], axis=-1)
-    count = ((top > 0) | (low > 0)).sum(axis=-1)
+    low = np.concatenate([np.minimum(a, b), least], axis=-1)
+    top = np.concatenate([np.maximum(a, b), most], axis=-1)
+    total = np.maximum(np.abs(low.sum(axis=-1)), np.abs(top.sum(axis=-1)))
+    low, top = np.maximum(-low, 0.0), np.maximum(top, 0.0)
+    k = ((top > 0) | (low > 0)).sum(axis=-1)
     largest = np.maximum(*(np.cumsum(np.sort(v, axis=-1)[..., ::-1], axis=-1) for v in (top, low)))
-    # constant from the last summand of one sign on: those beyond the count are the total's
-    beyond = (largest.shape[-1] - count) * largest[..., -1]
-    return np.where(count < 2, 0.0, largest.sum(axis=-1) - largest[..., 0] - beyond)
+    sums = np.cumsum(largest, axis=-1)
+
+    def from_two(j: NDArray[np.intp]) -> F64:
+        at = np.maximum(j - 1, 0)[..., None]
+        return np.take_along_axis(sums, at, axis=-1)[..., 0] - largest[..., 0]
+
+    h = k // 2
+    return np.where(k < 2, 0.0, np.minimum(from_two(k), from_two(h) + from_two(k - h + 1) + (k - h) * total))
 
 
 def _conv(node: Node, graph: Graph, x: list[Computed]) -> F64:

@@ -7,7 +7,7 @@ import pytest
 
 from qebgate.ir.graph import Graph
 from qebgate.runtimes.profiles import DEPLOYED
-from qebgate.semantics.float_error import EXP_ULPS, LOGISTIC_ULPS, TANH_ULPS, Computed, float_error
+from qebgate.semantics.float_error import EXP_ULPS, LOGISTIC_ULPS, TANH_ULPS, Computed, _added, float_error
 from qebgate.semantics.registry import SEMANTICS
 from tests.semantics.cases import Rng, output_shape, pick
 from tests.semantics.compare import interpret, load
@@ -164,6 +164,35 @@ def test_the_envelopes_are_named() -> None:
     assert LOGISTIC_ULPS == 16.0
     assert TANH_ULPS == 24.0
     assert EXP_ULPS == 16.0
+
+
+def _most(v: list[float]) -> float:
+    """The largest sum of all subtotals' magnitudes, over every tree of additions."""
+    n = len(v)
+    sums = [sum(v[i] for i in range(n) if m >> i & 1) for m in range(1 << n)]
+    best = [0.0] * (1 << n)
+    for m in range(1, 1 << n):
+        part, most = (m - 1) & m, 0.0
+        while part:
+            most = max(most, best[part] + best[m ^ part])
+            part = (part - 1) & m
+        best[m] = 0.0 if m & (m - 1) == 0 else most + abs(sums[m])
+    return best[-1]
+
+
+def test_no_tree_of_additions_adds_more() -> None:
+    rng = np.random.default_rng(0)
+    used = []
+    for trial in range(150):
+        v = rng.normal(size=rng.integers(2, 9)) * 10.0 ** rng.uniform(-1.5, 0)
+        v = np.sign(v) if trial % 5 == 0 else np.append(v[:-1], -v[:-1].sum()) if trial % 3 == 0 else v
+        products, b = v[None, None, :-1], v[-1:]
+        bound = float(_added(products, products, (np.minimum(b, 0.0), np.maximum(b, 0.0))).item())
+        most = _most(v.tolist())
+        assert most <= bound * (1 + 1e-12)
+        used.append(most / bound)
+    assert max(used) > 0.999
+    assert np.mean(used) > 0.7
 
 
 def test_no_bound_where_float32_overflows() -> None:
