@@ -13,7 +13,7 @@ from qebgate.engines.concrete import Inputs, Session, gaps
 from qebgate.engines.dra.analysis import Settings
 from qebgate.engines.dra.program import NEAREST_SLACK
 from qebgate.engines.enumerate import batch, reached
-from qebgate.engines.forms.bisect import Bisection, Points
+from qebgate.engines.forms.bisect import Bisection
 from qebgate.engines.forms.collapse import Collapsed, collapsed
 from qebgate.engines.forms.matrices import Index
 from qebgate.engines.forms.network import Network, composed, whole_region
@@ -86,9 +86,7 @@ def _tell(session: Session, name: str, done: int, budget: Budget, guard: Guard) 
     guard()
 
 
-def _bisection(
-    task: Task, net: Network, index: Index, error: float, budget: Budget, guard: Guard
-) -> Bisection:
+def _bisection(task: Task, net: Network, index: Index, error: float, budget: Budget, guard: Guard) -> Bisection:
     """A bisection of the whole region, about the exact float network; ``error`` will be added to its bounds."""
     cell, free = task.cell, net.free
     limit = task.prop.limit * task.prop.unit
@@ -101,7 +99,7 @@ def _bisection(
     if plain is not None and _figure(net, index) < _PAYS * _figure(plain, index):
         symbols = SYMBOLS
     return Bisection(
-        net if symbols or plain is None else plain, _points(task, net, index, budget, guard), index, region,
+        net if symbols or plain is None else plain, _points(task, net, budget, guard), index, region,
         limit - error, limit + error, reals, _Cut(task.codec, region.lo[0], region.hi[0]), symbols,
     )  # fmt: skip
 
@@ -168,7 +166,7 @@ def _whole(task: Task, free: Index, points: F64) -> F64:
     return x.reshape(-1, *base.shape)
 
 
-def _points(task: Task, net: Network, index: Index, budget: Budget, guard: Guard) -> Points:
+def _points(task: Task, net: Network, budget: Budget, guard: Guard) -> _Executed:
     small = reached(task) if task.cell.codes is not None else None
     floats = None if small is None else collapsed(net, task.outputs)
     if floats is not None:

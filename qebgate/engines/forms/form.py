@@ -8,8 +8,10 @@ are the free inputs of a cell, scaled to [-1, 1], the rest stand for errors shar
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qebgate.domains.gap import Gap, Interval
 from qebgate.engines.forms.matrices import Index, Matrix, product
@@ -79,7 +81,7 @@ def constant(x: Interval, symbols: int) -> Form:
     return Form(x.centre, np.zeros((b, symbols, k)), up(0.5 * x.width) + 2 * U64 * x.magnitude + TINY64)
 
 
-def choose(which: F64, forms: list[Form]) -> Form:
+def choose(which: NDArray[np.integer[Any]] | NDArray[np.bool_], forms: list[Form]) -> Form:
     """Entry by entry, the form of that number (``which [B, k]``)."""
     n = max(f.symbols for f in forms)
     first, *rest = (f.padded(n) for f in forms)

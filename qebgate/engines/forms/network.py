@@ -90,14 +90,18 @@ class Network:
 
     def run(self, cells: Cells, symbols: int = 0) -> Values | None:
         """The compared value's live entries over some cells; None where it has none."""
+        return self.values(cells, symbols).get(self.program.output)
+
+    def values(self, cells: Cells, symbols: int = 0) -> dict[int, Values]:
+        """All values' live entries over some cells, by position."""
         values, total = {ROOT: _root(cells)}, self.free.size
         for step in self.steps:
             values[step.output], total = step.run([values[i] for i in step.inputs], cells, symbols, total)
-        return values.get(self.program.output)
+        return values
 
     @property
     def influence(self) -> F64:
-        """How much one unit of each free input moves, over all neurons of the first layer that mixes inputs, ``[k]``."""
+        """How much one unit of each free input moves, over the first layer that mixes inputs, ``[k]``."""
         x: F64 = np.eye(self.free.size)
         at = ROOT
         for step in self.steps:

@@ -8,16 +8,17 @@ whatever the slope.  Arrays are ``[B, m]``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qebgate.domains.gap import I64, Gap, Interval, tighten
 from qebgate.domains.lines import Neurons, mismatch
 from qebgate.engines.forms.form import Form, Values, choose, constant
 from qebgate.numerics.rounding import F64, TINY64, U64, down, up
 
-_FLAT = 0.7
+FLAT = 0.7
 """A form is given up for its interval where that is narrower than this share of it."""
 
 
@@ -161,7 +162,7 @@ def activate(pre: Pre, n: Clamps, symbols: int = 0, total: int = 0) -> tuple[Val
     for x in ways:
         delta = delta.meet(x)
     h, g, delta = tighten(h, g, delta)
-    costs = np.stack([apart_spread + apart.r, ds + d_form.r, 0.5 * delta.width / _FLAT])
+    costs = np.stack([apart_spread + apart.r, ds + d_form.r, 0.5 * delta.width / FLAT])
     which = np.argmin(costs, axis=0)
     new = _Symbols(total, symbols)
     half_f, half_q, half_d = fc.half, qb.half, own.half
@@ -178,34 +179,32 @@ class _Symbols:
         self._count = count
 
     def split(
-        self, f: Form, q: Form, d: Form, apart: Form, halves: tuple[F64, F64, F64], which: F64
+        self, f: Form, q: Form, d: Form, apart: Form, halves: tuple[F64, F64, F64], which: NDArray[np.intp]
     ) -> tuple[Form, Form, Form, Form]:
         """Float errors are shared by f and the difference, rounding errors by q and the difference."""
-        if not self._count:
+        half_d = np.where(which == 1, halves[2], 0.0)
+        counts = [min(self._count, int((x > TINY64).sum(axis=1).max(initial=0))) for x in (*halves[:2], half_d)]
+        if not any(counts):
             return f, q, d, apart
-        f, apart = self._move(halves[0], [(f, 1.0), (apart, -1.0)])
-        q, apart = self._move(halves[1], [(q, 1.0), (apart, 1.0)])
-        (d,) = self._move(np.where(which == 1, halves[2], 0.0), [(d, 1.0)])
+        first = self.total
+        self.total += sum(counts)
+        # copies, which are written to
+        f, q, d, apart = (Form(x.c, x.padded(self.total).g, x.r.copy()) for x in (f, q, d, apart))
+        _move(halves[0], counts[0], first, [(f, 1.0), (apart, -1.0)])
+        _move(halves[1], counts[1], first + counts[0], [(q, 1.0), (apart, 1.0)])
+        _move(half_d, counts[2], first + counts[0] + counts[1], [(d, 1.0)])
         return f, q, d, apart
 
-    def _move(self, half: F64, forms: list[tuple[Form, float]]) -> list[Form]:
-        """Take errors out of remainders that contain them, into symbols of their own."""
-        b = len(half)
-        count = min(self._count, int((half > TINY64).sum(axis=1).max(initial=0)))
-        if not count:
-            return [f for f, _ in forms]
-        index = np.argpartition(-half, count - 1, axis=1)[:, :count]
-        # never more than what is in the remainder: rounded down, and taken out of it rounded up
-        size = np.take_along_axis(half, index, axis=1) * (1.0 - 2.0**-40)
-        first = self.total
-        self.total += count
-        out: list[Form] = []
-        row, symbol = np.ogrid[:b, :count]
-        for form, sign in forms:
-            wide = form.padded(self.total)
-            wide.g[row, first + symbol, index] = sign * size
-            r = form.r.copy()
-            left = up(np.take_along_axis(r, index, axis=1) - size)
-            np.put_along_axis(r, index, np.maximum(left, 0.0), axis=1)
-            out.append(replace(wide, r=r))
-        return out
+
+def _move(half: F64, count: int, first: int, forms: list[tuple[Form, float]]) -> None:
+    """Take the largest errors out of remainders that contain them, into symbols of their own."""
+    if not count:
+        return
+    index = np.argpartition(-half, count - 1, axis=1)[:, :count]
+    # never more than what is in the remainder: rounded down, and taken out of it rounded up
+    size = np.take_along_axis(half, index, axis=1) * (1.0 - 2.0**-40)
+    row, symbol = np.ogrid[: len(half), :count]
+    for form, sign in forms:
+        form.g[row, first + symbol, index] = sign * size
+        left = up(np.take_along_axis(form.r, index, axis=1) - size)
+        np.put_along_axis(form.r, index, np.maximum(left, 0.0), axis=1)

@@ -13,7 +13,7 @@ from qebgate.engines.dra.forward import affine_intervals, codes_of
 from qebgate.engines.forms.form import Form, Values, constant, image
 from qebgate.engines.forms.matrices import Index, Matrix, absolute, columns, held, reached
 from qebgate.engines.forms.neurons import Clamps, Pre, activate
-from qebgate.engines.forms.windows import largest
+from qebgate.engines.forms.windows import Entries, largest
 from qebgate.engines.staircase import Staircase
 from qebgate.numerics.rounding import F64, TINY32
 
@@ -239,35 +239,7 @@ class PoolStep(Step):
 
     def run(self, inputs: Sequence[Values], cells: Cells, symbols: int, total: int) -> tuple[Values, int]:
         (x,) = inputs
-        return largest(_extended(x, self._rest), self.index, TINY32), total
-
-
-def _extended(x: Values, rest: Gap) -> Values:
-    """Values with constants behind them."""
-    b = len(x.f.c)
-    k = rest.size if rest.float.lo.ndim == 1 else rest.float.lo.shape[1]
-    if not k:
-        return x
-    wide = lambda v: np.broadcast_to(v, (b, k))  # noqa: E731
-    join = lambda p, q: Interval(np.concatenate([p.lo, wide(q.lo)], 1), np.concatenate([p.hi, wide(q.hi)], 1))  # noqa: E731
-    codes = None
-    if x.gap.codes is not None and rest.codes is not None:
-        codes = (
-            np.concatenate([x.gap.codes[0], wide(rest.codes[0])], 1),
-            np.concatenate([x.gap.codes[1], wide(rest.codes[1])], 1),
-        )
-    forms: list[Form] = []
-    for f, part in ((x.f, rest.float), (x.q, rest.quantized), (x.d, rest.delta)):
-        fixed = constant(Interval(wide(part.lo), wide(part.hi)), f.symbols)
-        forms.append(
-            Form(
-                np.concatenate([f.c, fixed.c], 1), np.concatenate([f.g, fixed.g], 2), np.concatenate([f.r, fixed.r], 1)
-            )
-        )
-    gap = Gap(
-        join(x.gap.float, rest.float), join(x.gap.quantized, rest.quantized), join(x.gap.delta, rest.delta), codes
-    )
-    return Values(gap, *forms)
+        return largest(Entries(x, self._rest), self.index, TINY32), total
 
 
 class OpaqueStep(Step):
