@@ -1,0 +1,251 @@
+"""The file format of evidence: a folder of ``evidence.json`` and ``hints.npz``; everything read is hostile.
+
+Nothing is unpickled or executed; sizes are limited, types strict, unknown and duplicate keys refused, numbers finite.
+``sha256`` covers the whole of the JSON, and the JSON names the hash of the arrays: it finds damage, not malice.  What
+makes a bundle right is that :mod:`.recheck` derives the claim itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from qebgate.adapters.data import load_arrays
+from qebgate.adapters.files import read_file
+from qebgate.certify.check import Hints
+from qebgate.certify.errors import EvidenceError
+from qebgate.certify.walk import Targets
+from qebgate.errors import DataError, printable
+from qebgate.ir.tensor import Array
+
+SCHEMA = 1
+JSON_FILE, ARRAYS_FILE = "evidence.json", "hints.npz"
+MAX_JSON = 64 << 20
+MAX_ARRAYS = 256 << 20
+MAX_LEAVES = 4096
+MAX_LARGEST = 1e12
+"""Largest slope or multiplier that is read: beyond it only roundoff would come."""
+
+Text = Annotated[str, Field(max_length=4096)]
+Sha = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Index = Annotated[int, Field(ge=0, lt=1 << 31)]
+Code = Annotated[int, Field(ge=-(1 << 16), le=1 << 16)]
+
+
+class Part(BaseModel):
+    """A part of the JSON."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+class File(Part):
+    path: Text
+    sha256: Sha
+
+
+class FixedPointPart(Part):
+    """How a network was quantized on the fly; ``float_scale`` is a fraction, or null for the quantized one's own."""
+
+    bits: Index
+    weight_int_bits: int
+    bias_int_bits: int
+    activation_int_bits: int
+    input_bits: Index
+    input_signed: bool
+    input_int_bits: int
+    float_scale: tuple[int, Annotated[int, Field(gt=0)]] | None
+
+
+class Models(Part):
+    """Either a quantized file or a scheme; paths are relative to ``root``, which is relative to the bundle."""
+
+    root: Text
+    float_file: File
+    quantized_file: File | None
+    fixed_point: FixedPointPart | None
+
+
+class RegionPart(Part):
+    """A box of codes (``grid``) or of real inputs, flattened."""
+
+    domain: Literal["grid", "real"]
+    lower: Annotated[list[Finite], Field(min_length=1)]
+    upper: Annotated[list[Finite], Field(min_length=1)]
+
+
+class QuestionPart(Part):
+    tensor: Literal["output", "logits"]
+    outputs: Annotated[list[Index], Field(min_length=1)]
+    runtime: Text
+    runtime_version: Text | None
+    float_semantics: Literal["float32", "real"]
+    input_quantization: Literal["nearest", "truncate"] | None
+    property: Literal["max_abs", "max_lsb"]
+    limit: Annotated[float, Field(allow_inf_nan=False, ge=0)]
+    region: RegionPart
+
+
+class Claim(Part):
+    """``lower <= quantized - float <= upper`` at the outputs, and the property's figure on that box."""
+
+    lower: list[Finite]
+    upper: list[Finite]
+    proven: Finite
+
+
+class Restriction(Part):
+    """One end of one input's codes."""
+
+    kind: Literal["input"]
+    input: Index
+    at_least: Code | None = None
+    at_most: Code | None = None
+
+
+class TargetPart(Part):
+    value: Index
+    kind: Literal["z", "q", "d", "gap"]
+
+
+class LeafPart(Part):
+    """A part of the region, with hints of its own: arrays ``leafK.*`` for leaf K."""
+
+    restrictions: list[Restriction]
+    refine: dict[str, Literal[1, 2]]
+    targets: list[TargetPart]
+
+
+class Statement(Part):
+    """The whole of ``evidence.json``."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    kind: Literal["qebgate evidence"]
+    tool: Text
+    check: Text
+    row: Index
+    models: Models
+    policy: File | None
+    question: QuestionPart
+    claim: Claim
+    engine: Text
+    seed: int
+    limits: dict[str, Finite]
+    assumptions: list[Text]
+    leaves: Annotated[list[LeafPart], Field(min_length=1, max_length=MAX_LEAVES)]
+    arrays: File
+    sha256: Sha
+
+
+def digest(fields: Mapping[str, Any]) -> str:
+    """Hash of a statement's JSON without its own hash."""
+    rest = {k: v for k, v in fields.items() if k != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def pack(arrays: Mapping[str, Array]) -> bytes:
+    """The bytes of ``hints.npz``."""
+    out = BytesIO()
+    np.savez_compressed(out, **dict(arrays))  # type: ignore[arg-type]
+    return out.getvalue()
+
+
+def arrays_of(hints: Hints, leaf: int) -> tuple[dict[str, Array], dict[str, Any]]:
+    """A leaf's arrays, and its part of the JSON.  Slopes need no more than float32."""
+    out: dict[str, Array] = {f"leaf{leaf}.slopes.{v}": _small(s) for v, s in hints.slopes.items()}
+    for k, t in enumerate(hints.targets):
+        name = f"leaf{leaf}.target{k}"
+        out |= {f"{name}.entries": t.entries.astype(np.int32), f"{name}.signs": t.signs.astype(np.int8)}
+        out |= {f"{name}.multipliers.{v}": _small(m) for v, m in t.multipliers.items()}
+    targets = [{"value": t.value, "kind": t.kind} for t in hints.targets]
+    return out, {"refine": {str(v): level for v, level in hints.refine.items()}, "targets": targets}
+
+
+def _small(x: Array) -> Array:
+    return np.clip(x, -MAX_LARGEST, MAX_LARGEST).astype(np.float32)
+
+
+def read(path: Path) -> tuple[Statement, dict[str, Array], Path]:
+    """A bundle's statement and arrays, and its folder.  EvidenceError for whatever is not as it must be."""
+    folder = path if path.is_dir() else path.parent
+    where = printable(folder / JSON_FILE)
+    raw = read_file(folder / JSON_FILE, MAX_JSON, EvidenceError)
+    try:
+        fields: Any = json.loads(raw, object_pairs_hook=_unique, parse_constant=_no_constant)
+        statement = Statement.model_validate_json(raw)
+    except (ValidationError, ValueError, RecursionError) as e:
+        raise _damaged("the statement is not of the form that it must have", where, _first(e)) from None
+    if digest(fields) != statement.sha256:
+        raise _damaged("the statement does not have the hash that it names", where)
+    if statement.arrays.path != ARRAYS_FILE:
+        raise _damaged("the arrays' file has another name", where, statement.arrays.path)
+    data = read_file(folder / ARRAYS_FILE, MAX_ARRAYS, EvidenceError)
+    if hashlib.sha256(data).hexdigest() != statement.arrays.sha256:
+        raise _damaged("the arrays do not have the hash that the statement names", printable(folder / ARRAYS_FILE))
+    try:
+        arrays = load_arrays(data, printable(folder / ARRAYS_FILE), 1 << 16)
+    except DataError as e:
+        raise EvidenceError("QEB481", f"the evidence is damaged: {e.message}", where=e.where, found=e.found) from None
+    return statement, arrays, folder
+
+
+def hints_of(statement: Statement, arrays: Mapping[str, Array], leaf: int, sizes: Mapping[int, int]) -> Hints:
+    """A leaf's hints, for layers of these sizes; EvidenceError for missing, surplus, or misshapen arrays."""
+    part = statement.leaves[leaf]
+    left = {n: a for n, a in arrays.items() if n.startswith(f"leaf{leaf}.")}
+
+    def take(name: str, kind: str, shape: tuple[int, ...] | None = None) -> Array:
+        a = left.pop(f"leaf{leaf}.{name}", None)
+        if a is None or a.dtype.kind != kind or (shape is not None and a.shape != shape):
+            raise _damaged("hints are missing, or of another type or shape", found=printable(f"leaf {leaf}: {name}"))
+        if kind == "f" and not (np.abs(a) <= MAX_LARGEST).all():
+            raise _damaged("a hint is absurdly large", found=printable(name))
+        return a.astype(np.float64) if kind == "f" else a
+
+    slopes = {v: take(f"slopes.{v}", "f", (10, m)) for v, m in sizes.items()}
+    refine = {int(v): level for v, level in part.refine.items() if v.isdecimal() and int(v) in sizes}
+    if len(refine) != len(part.refine):
+        raise _damaged("a layer to refine does not exist", found=f"leaf {leaf}")
+    targets: list[Targets] = []
+    for k, t in enumerate(part.targets):
+        entries, signs = (take(f"target{k}.{n}", "i") for n in ("entries", "signs"))
+        count = entries.size
+        if t.value not in sizes and t.kind != "gap":
+            raise _damaged("a target does not exist", found=f"leaf {leaf}: target {k}")
+        if entries.shape != (count,) or signs.shape != (count,) or not np.isin(signs, (-1, 1)).all():
+            raise _damaged("a target's entries or signs are wrong", found=f"leaf {leaf}: target {k}")
+        below = {v: m for v, m in sizes.items() if f"leaf{leaf}.target{k}.multipliers.{v}" in left}
+        found = {v: take(f"target{k}.multipliers.{v}", "f", (2, count, m)) for v, m in below.items()}
+        targets.append(Targets(t.value, t.kind, entries.astype(np.intp), signs.astype(np.float64), found))
+    if left:
+        raise _damaged("there are hints that belong to nothing", found=printable(next(iter(left))))
+    return Hints(slopes, refine, targets)
+
+
+def _damaged(what: str, where: str | None = None, found: str | None = None) -> EvidenceError:
+    return EvidenceError("QEB481", f"the evidence is damaged: {what}", where=where, found=found)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        raise ValueError("a key is given twice")
+    return out
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is no number")
+
+
+def _first(e: Exception) -> str:
+    if isinstance(e, ValidationError):
+        first = e.errors(include_url=False, include_input=False)[0]
+        return printable(f"{'.'.join(str(p) for p in first['loc'])}: {first['msg']}")
+    return printable(e) or type(e).__name__

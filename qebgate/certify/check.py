@@ -1,0 +1,76 @@
+"""What slopes prove of one region: bounds of the gap at the compared outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from qebgate.certify.box import Box
+from qebgate.certify.rows import rows_of
+from qebgate.certify.walk import Form, Slopes, Targets, Walk
+from qebgate.ir.pair import Pair
+from qebgate.numerics.rounding import F64
+from qebgate.regions.cell import Cell, InputCodec
+from qebgate.runtimes.profiles import Runtime
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Question:
+    """A pair that ends at the compared tensor, a region, outputs, the runtime, and the float side's arithmetic."""
+
+    pair: Pair
+    cell: Cell
+    codec: InputCodec
+    outputs: tuple[int, ...]
+    runtime: Runtime
+    float32: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hints:
+    """How the engine found its bound: slopes of every layer, layers refined, and targets with multipliers."""
+
+    slopes: Slopes
+    refine: Mapping[int, int] = field(default_factory=dict[int, int])
+    targets: Sequence[Targets] = ()
+
+
+def bounds(question: Question, hints: Hints) -> tuple[F64, F64]:
+    """``lower <= quantized - float <= upper`` at the outputs, for every input of the region, by the checker's own work.
+
+    Sound whatever the hints are; infinite or NaN where nothing can be said.  Raises EvidenceError.
+    """
+    cell = question.cell
+    layers, output = rows_of(question.pair, cell, question.codec, question.runtime, float32=question.float32)
+    box = Box(cell.lower.ravel().astype(np.float64), cell.upper.ravel().astype(np.float64))
+    with np.errstate(over="ignore", invalid="ignore"):
+        w = Walk(layers, box, hints.slopes, hints.refine, hints.targets).run()
+        index, size = np.asarray(question.outputs, np.intp), w.values[output].d.lo.size
+        one = np.zeros((index.size, size))
+        one[np.arange(index.size), index] = 1.0
+        both = np.concatenate([one, -one])
+        known = w.values[output].d
+        upper = np.concatenate([known.hi[index], -known.lo[index]])
+        upper = np.minimum(upper, w.upper(output, Form(d=both)))
+        upper = np.minimum(upper, w.upper(output, Form(h=-both, g=both)))
+        row = np.full(size, -1)
+        row[index] = np.arange(index.size)
+        for group in hints.targets:
+            if group.kind == "gap" and group.value == output:
+                at = row[group.entries]
+                here = np.where(group.signs > 0, at, at + index.size)[at >= 0]
+                np.minimum.at(upper, here, w.gaps(group)[at >= 0])
+    return -upper[index.size :], upper[: index.size]
+
+
+def layer_sizes(question: Question) -> dict[int, int]:
+    """Value -> neurons of every layer that has lines."""
+    layers, _ = rows_of(question.pair, question.cell, question.codec, question.runtime, float32=question.float32)
+    return {x.output: x.m for x in layers if not x.exact}
+
+
+def hull(parts: Sequence[tuple[F64, F64]]) -> tuple[F64, F64]:
+    """Bounds that hold wherever one of several regions is."""
+    return np.min([p[0] for p in parts], axis=0), np.max([p[1] for p in parts], axis=0)

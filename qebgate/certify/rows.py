@@ -1,0 +1,444 @@
+"""A pair of models as rows: what each side of every step computes before its clamp, built from the models alone.
+
+Step by step ``z = sum F h + bf`` on the float side and ``zq = sum Q hq + bq`` on the quantized one, with the
+clamps, the rounding envelope of the runtime, and the exact integer kernel.  Each side's matrix comes from its own
+node; nothing is taken from how the engines see the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from qebgate.certify.box import I64, Box
+from qebgate.certify.errors import cannot
+from qebgate.ir.graph import Graph, Node
+from qebgate.ir.pair import Pair, Step
+from qebgate.ir.tensor import Array, Tensor
+from qebgate.numerics.rounding import F64, U32, U64, up
+from qebgate.regions.cell import Cell, InputCodec
+from qebgate.runtimes.profiles import Runtime
+from qebgate.semantics.accumulate import requantize
+from qebgate.semantics.average_pool_2d import AveragePool2D
+from qebgate.semantics.base import Activation
+from qebgate.semantics.conv_2d import Conv2D
+from qebgate.semantics.delegation import owner
+from qebgate.semantics.depthwise_conv_2d import DepthwiseConv2D
+from qebgate.semantics.fixed_point import DenseAttrs, InputAttrs, finish
+from qebgate.semantics.fixed_point import rounding as fixed_rounding
+from qebgate.semantics.float_error import Computed, float_error
+from qebgate.semantics.linear import LinearNode
+from qebgate.semantics.mean import Mean
+from qebgate.semantics.pad import Pad
+from qebgate.semantics.registry import SEMANTICS
+from qebgate.semantics.windows import Window
+
+ROOT = -1
+"""Position of the region's input."""
+MAX_ENTRIES = 40_000_000
+"""Largest number of entries of one matrix."""
+
+Matrix = F64 | sp.csr_array
+Kernel = Callable[[Sequence[I64]], I64]
+FREE = (-np.inf, np.inf)
+WEIGHTED = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")
+MONOTONE = ("ADD", "AVERAGE_POOL_2D", "MEAN", "PAD", "QUANTIZE", "RELU", "RELU6")
+"""Operators whose integer kernel is non-decreasing in every input code."""
+FOLDED = 2 * U64 / U32
+"""Rounding of weights that were folded in float64, relative to the error of evaluating them in float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Quantized values ``(code - zero) * unit``, codes clamped to ``[lo, hi]``."""
+
+    unit: float
+    zero: int
+    lo: int
+    hi: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """One step: ``h = clamp(z)`` and ``hq = clamp(round(zq))``, values ``inputs`` to value ``output``.
+
+    Before the clamp the rounding moves ``zq`` by a number in ``[-below, above]`` (real units, [m]).  Without a
+    ``grid`` the quantized value is no code (or a code that is only moved).  ``of_codes`` and ``of_sums`` are exact
+    integer kernels: of input codes, and of integer sums ``zq / sum_unit``; both are monotone.  ``noise`` bounds the
+    float32 error of z, given bounds of the float inputs as they are computed.
+    """
+
+    label: str
+    inputs: tuple[int, ...]
+    output: int
+    f: tuple[Matrix, ...]
+    q: tuple[Matrix, ...]
+    bf: F64
+    bq: F64
+    clamp: tuple[float, float]
+    below: F64
+    above: F64
+    grid: Grid | None
+    of_codes: Kernel | None = None
+    of_sums: Callable[[I64], I64] | None = None
+    sum_unit: F64 | None = None
+    noise: Callable[[Sequence[Box]], F64] | None = None
+    codes: tuple[I64, I64] | None = None
+    """Codes that the region itself fixes."""
+    code_scale: tuple[float, int] | None = None
+    """Scale and zero point of the output's codes."""
+
+    @property
+    def m(self) -> int:
+        return self.bf.size
+
+    @property
+    def exact(self) -> bool:
+        """Whether h is z and hq is zq: nothing is clamped or rounded."""
+        return self.grid is None and self.clamp == FREE and not (self.below.any() or self.above.any())
+
+    @property
+    def size(self) -> int:
+        """The longest sum behind an entry of any product with the layer's matrices."""
+        return self.m + sum(entries(x)[1] for x in self.f) + 2 * len(self.f)
+
+
+def entries(x: Matrix) -> tuple[int, int]:
+    """Rows and columns."""
+    shape = x.shape
+    assert shape is not None
+    return int(shape[0]), int(shape[1])
+
+
+def rows_of(pair: Pair, cell: Cell, codec: InputCodec, runtime: Runtime, *, float32: bool) -> tuple[list[Layer], int]:
+    """Layers in topological order, value 0 being the models' input, and the compared value.
+
+    Raises EvidenceError for operators that this checker does not know.
+    """
+    layers = [_input_layer(cell, codec)]
+    same: dict[int, int] = {}
+    for step in pair.steps:
+        inputs = tuple(same.get(i, i) for i in step.inputs)
+        if step.op == "RESHAPE":
+            same[step.output] = inputs[0]
+        else:
+            layers.append(_Step(pair, step, runtime, float32).layer(inputs, cell, codec))
+    return layers, same.get(pair.output, pair.output)
+
+
+def _input_layer(cell: Cell, codec: InputCodec) -> Layer:
+    """The float model reads x; the quantized one its code, or x itself where it quantizes its input."""
+    n = cell.lower.size
+    one, zero = _identity(n), np.zeros(n)
+    below = above = zero
+    grid, codes, scale = None, None, None
+    if not codec.in_model:
+        least, most = codec.dtype.code_range
+        scale = codec.scale, codec.zero_point
+        if cell.codes is not None:
+            codes = _region_codes(cell)
+            below = above = np.full(n, _grid_error(codec))
+        else:
+            below, above = _application(cell, codec)
+        if below.any() or above.any():
+            grid = Grid(*scale, least, most)
+    return Layer(
+        "input", (ROOT,), 0, (one,), (one,), zero, zero, FREE, below, above, grid, codes=codes, code_scale=scale
+    )
+
+
+def _region_codes(cell: Cell) -> tuple[I64, I64]:
+    assert cell.codes is not None
+    return cell.codes[0].ravel().astype(np.int64), cell.codes[1].ravel().astype(np.int64)
+
+
+def _grid_error(codec: InputCodec) -> float:
+    """Largest distance of a float32 grid input from ``(code - zero point) * scale``, over all codes."""
+    least, most = codec.dtype.code_range
+    codes = np.arange(least, most + 1)
+    exact = (codes.astype(np.float64) - codec.zero_point) * codec.scale  # 17 + 24 bits
+    return float(np.abs(codec.grid(codes).astype(np.float64) - exact).max())
+
+
+def _application(cell: Cell, codec: InputCodec) -> tuple[F64, F64]:
+    """How far, in real units, the application's code is from the real input, before it saturates.
+
+    A float32 quotient of less than 2**9 quanta has two roundings, 2**-14 quanta cover them four times.
+    """
+    slack, n = 2.0**-14, cell.lower.size
+    down_by = up_by = np.full(n, 0.5 + slack)
+    if codec.mode == "truncate":
+        at_lo, at_hi = (v.ravel() / codec.scale + codec.zero_point for v in (cell.lower, cell.upper))
+        down_by = np.where(at_hi < -1.0, slack, 1.0 + slack)  # towards zero: only up below zero, only down above it
+        up_by = np.where(at_lo > 1.0, slack, 1.0 + slack)
+    elif codec.mode != "nearest":
+        raise cannot("it does not say how real inputs become codes")
+    return up(down_by * codec.scale), up(up_by * codec.scale)
+
+
+class _Step:
+    """Builds one step's layer."""
+
+    def __init__(self, pair: Pair, step: Step, runtime: Runtime, float32: bool) -> None:
+        self.pair, self.step, self.runtime, self.float32 = pair, step, runtime, float32
+        node = step.quantized_node or step.float_node
+        assert node is not None
+        self.where = node.origin
+
+    def layer(self, inputs: tuple[int, ...], cell: Cell, codec: InputCodec) -> Layer:
+        step, pair = self.step, self.pair
+        fy, y = pair.tensors(step.output)
+        for i in step.inputs:
+            a, b = pair.tensors(i)
+            if a.size != b.size:
+                raise cannot("a value has another size in the two models", self.where)
+        if fy.size != y.size:
+            raise cannot("a value has another size in the two models", self.where)
+        f, bf = self._side(step.float_node, pair.float, [pair.values[i].float_tensor for i in step.inputs], y.size)
+        q, bq = self._side(
+            step.quantized_node, pair.quantized, [pair.values[i].quantized_tensor for i in step.inputs], y.size
+        )
+        none = np.zeros(y.size)
+        clamp = FREE if step.float_node is None else _activation(step.float_node).range
+        scale = (y.q.s, y.q.z) if y.dtype.is_code else None
+        made = Layer(
+            self.where,
+            inputs,
+            step.output,
+            f,
+            q,
+            bf,
+            bq,
+            clamp,
+            none,
+            none,
+            None,
+            noise=self._noise(),
+            code_scale=scale,
+        )
+        n = step.quantized_node
+        if n is None:  # a ReLU of the float model alone
+            return replace(made, of_codes=lambda c: c[0])
+        return replace(made, **self._rounded(n, y, cell, codec))  # type: ignore[arg-type]
+
+    def _side(self, node: Node | None, graph: Graph, reads: Sequence[int], size: int) -> tuple[tuple[Matrix, ...], F64]:
+        """The matrix of each input of the step, and the bias."""
+        if node is None:
+            return (_identity(size),), np.zeros(size)
+        operands, bias = _matrices(node, graph, self.where)
+        out: list[Matrix] = []
+        for t in reads:
+            k = next((k for k, (i, _) in enumerate(operands) if i == t), None)
+            if k is None:
+                raise cannot("a step does not read the values that it is aligned with", self.where)
+            out.append(operands.pop(k)[1])
+        if operands or any(entries(x)[0] != size for x in out):
+            raise cannot("a step does not read the values that it is aligned with", self.where)
+        return tuple(out), bias
+
+    def _noise(self) -> Callable[[Sequence[Box]], F64] | None:
+        node, graph = self.step.float_node, self.pair.float
+        if node is None:
+            return None
+        if not self.float32 and node.folded is None:
+            return _inexact_scale(node)
+        share = 1.0 if self.float32 else FOLDED
+        reads = [self.pair.values[i].float_tensor for i in self.step.inputs]
+
+        def error(computed: Sequence[Box]) -> F64:
+            given: list[Computed | None] = []
+            for i in node.inputs:
+                k = reads.index(i) if i in reads else None
+                shape = graph.tensors[i].shape
+                given.append(
+                    None if k is None else Computed(computed[k].lo.reshape(shape), computed[k].hi.reshape(shape))
+                )
+            return up(float_error(node, graph, given).ravel() * share)
+
+        return error
+
+    def _rounded(self, node: Node, y: Tensor, cell: Cell, codec: InputCodec) -> dict[str, object]:
+        """What the quantized side does after its sums."""
+        graph, op = self.pair.quantized, node.op
+        if op == "FIXED_POINT_INPUT":
+            return {"of_codes": lambda c: c[0]}
+        if op == "FIXED_POINT_DENSE":
+            return self._fixed_point(node)
+        if op != "DEQUANTIZE" and not y.dtype.is_code:
+            raise cannot(f"{op} in float32 inside the quantized model", self.where)
+        r = SEMANTICS[op].rounding(node, graph, self.runtime)
+        unit = (y if y.dtype.is_code else graph.tensors[node.inputs[0]]).q.s
+        real = lambda v: np.tile(np.where(v > 0, up(v * unit), 0.0), y.size // v.size)  # noqa: E731
+        about: dict[str, object] = {"below": real(r.below), "above": real(r.above)}
+        if op == "DEQUANTIZE":
+            return about
+        if op in MONOTONE and all(graph.tensors[i].dtype.is_code for i in node.inputs if not graph.tensors[i].is_const):
+            about["of_codes"] = _kernel(node, graph, self.runtime)
+        if op == "PAD":
+            return about
+        limits = y.dtype.code_range
+        if op in WEIGHTED:
+            limits = _activation(node).code_range(y, self.runtime)
+            about |= self._sums(node, limits)
+        elif op != "QUANTIZE" and op != "MEAN":
+            limits = _activation(node).code_range(y, owner(node, graph, self.runtime))
+        about["grid"] = Grid(y.q.s, y.q.z, *limits)
+        x = graph.tensors[node.inputs[0]]
+        if op == "QUANTIZE" and x.dtype.is_code and x.q.s == y.q.s:  # only the type changes: nothing is rounded
+            about["below"] = about["above"] = np.zeros(y.size)
+        grid_input = node.inputs[0] == graph.inputs[0] and cell.codes is not None and codec.in_model
+        if op == "QUANTIZE" and grid_input and (y.q.s, y.q.z) == (codec.scale, codec.zero_point):
+            # float32((q - z) s) / s is within 2**-15 of q - z: every rounding gives the code back
+            about["codes"] = _region_codes(cell)
+            about["below"] = about["above"] = np.full(y.size, _grid_error(codec))
+        return about
+
+    def _sums(self, node: Node, limits: tuple[int, int]) -> dict[str, object]:
+        lin = LinearNode.of(node, self.pair.quantized)
+        channels = lin.weights.shape[3 if node.op == "DEPTHWISE_CONV_2D" else 0]
+        unit = np.broadcast_to(lin.x.q.s * lin.w.q.scale, (channels,))
+        tail = np.arange(channels) >= channels // 8 * 8 if node.op == "DEPTHWISE_CONV_2D" else None
+        dense = node.op == "FULLY_CONNECTED"
+
+        def codes(total: I64) -> I64:
+            a = np.clip(total, -(2**31) + 1, 2**31 - 1).reshape(-1, channels)
+            scales = lin.x.q.s, lin.w.q.scale, lin.y.q.s, lin.y.q.z
+            return requantize(a, *scales, limits, self.runtime, dense=dense, tail=tail).ravel().astype(np.int64)
+
+        return {"of_sums": codes, "sum_unit": np.tile(unit, lin.y.size // channels)}
+
+    def _fixed_point(self, node: Node) -> dict[str, object]:
+        graph, attrs = self.pair.quantized, node.attrs
+        assert isinstance(attrs, DenseAttrs)
+        if attrs.shift is None:
+            return {}
+        lin = LinearNode.of(node, graph)
+        below, above = fixed_rounding(node, graph)
+        return {
+            "below": below,
+            "above": above,
+            "grid": Grid(lin.y.q.s, 0, lin.y.q.qmin, lin.y.q.qmax),
+            "of_sums": lambda total: finish(node, graph, total).astype(np.int64),
+            "sum_unit": np.full(lin.y.size, lin.x.q.s * lin.w.q.s),
+        }
+
+
+def _inexact_scale(node: Node) -> Callable[[Sequence[Box]], F64] | None:
+    """In real arithmetic: an input scale such as 1/255, which float64 does not hold."""
+    if not isinstance(node.attrs, InputAttrs):
+        return None
+    off = abs(Fraction(float(node.attrs.scale)) - node.attrs.scale)
+    return None if not off else lambda x: up(x[0].magnitude * float(up(float(off))))
+
+
+def _activation(node: Node) -> Activation:
+    if node.op in ("RELU", "RELU6"):
+        return Activation[node.op]
+    return getattr(node.attrs, "activation", Activation.NONE)
+
+
+def _kernel(node: Node, graph: Graph, runtime: Runtime) -> Kernel:
+    def run(codes: Sequence[I64]) -> I64:
+        left = iter(codes)
+        args: list[Array | None] = []
+        for i in node.inputs:
+            t = graph.tensors[i]
+            args.append(t.const if t.is_const else next(left).reshape(1, *t.shape).astype(np.int32))
+        return SEMANTICS[node.op].run_int(node, graph, args, runtime).ravel().astype(np.int64)
+
+    return run
+
+
+def _matrices(node: Node, graph: Graph, where: str) -> tuple[list[tuple[int, Matrix]], F64]:
+    """``(tensor, matrix)`` of every operand that is not constant, and the sum of the constant ones."""
+    op, x, y = node.op, graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]]
+    if op in (*WEIGHTED, "FIXED_POINT_DENSE"):
+        return _weighted(node, graph)
+    if op == "ADD":
+        return _sum(node, graph)
+    if op == "FIXED_POINT_INPUT":
+        assert isinstance(node.attrs, InputAttrs)
+        matrix: Matrix = _identity(y.size) * float(node.attrs.scale)
+    elif op in ("QUANTIZE", "DEQUANTIZE", "RELU", "RELU6"):
+        matrix = _identity(y.size)
+    elif op == "PAD":
+        index = np.arange(x.size).reshape(x.shape)
+        index = np.pad(index, Pad().amounts(node, graph), constant_values=-1)
+        matrix = _sparse(index.reshape(-1, 1), np.ones((1, 1)), x.size)
+    elif op == "AVERAGE_POOL_2D":
+        taps = _taps(AveragePool2D().window(node, graph), x).reshape(y.size, -1)
+        matrix = _sparse(taps, 1.0 / (taps >= 0).sum(axis=1, keepdims=True), x.size)
+    elif op == "MEAN":
+        axes = Mean().axes(node, graph)
+        index = np.moveaxis(np.arange(x.size).reshape(x.shape), axes, range(-len(axes), 0)).reshape(y.size, -1)
+        matrix = _sparse(index, np.full((1, 1), 1.0 / index.shape[1]), x.size)
+    else:
+        raise cannot(f"{op} is not known to the checker", where)
+    return [(node.inputs[0], matrix)], np.zeros(y.size)
+
+
+def _weighted(node: Node, graph: Graph) -> tuple[list[tuple[int, Matrix]], F64]:
+    lin = LinearNode.of(node, graph)
+    x, y = lin.x, lin.y
+    codes = x.dtype.is_code
+    w = lin.w.q.dequantize(lin.weights) if codes else lin.weights.astype(np.float64)
+    channels = w.shape[3] if node.op == "DEPTHWISE_CONV_2D" else w.shape[0]
+    bias = np.zeros(channels)
+    if lin.bias is not None:  # of integers below 2**31 and a product of 48 bits: rounded once
+        bias = lin.bias.astype(np.float64) * (x.q.s * lin.w.q.scale if codes else 1.0)
+    if node.op in ("FULLY_CONNECTED", "FIXED_POINT_DENSE"):
+        rows = x.size // w.shape[1]
+        matrix: Matrix = w if rows == 1 else sp.csr_array(sp.kron(sp.identity(rows), w, format="csr"))
+    elif node.op == "CONV_2D":
+        taps = _taps(Conv2D().window(node, graph), x)  # [P, C, T]
+        per = w.transpose(0, 3, 1, 2).reshape(channels, *taps.shape[1:])
+        index = np.broadcast_to(taps[:, None], (len(taps), *per.shape)).reshape(y.size, -1)
+        matrix = _sparse(index, np.broadcast_to(per, (len(taps), *per.shape)).reshape(y.size, -1), x.size)
+    else:
+        taps = _taps(DepthwiseConv2D().window(node, graph), x)
+        per = w[0].reshape(taps.shape[2], taps.shape[1], -1).transpose(1, 2, 0)  # [C, multiplier, T]
+        index = np.broadcast_to(taps[:, :, None], (len(taps), *per.shape)).reshape(y.size, -1)
+        matrix = _sparse(index, np.broadcast_to(per, (len(taps), *per.shape)).reshape(y.size, -1), x.size)
+    return [(node.inputs[0], matrix)], np.tile(bias, y.size // channels)
+
+
+def _sum(node: Node, graph: Graph) -> tuple[list[tuple[int, Matrix]], F64]:
+    y = graph.tensors[node.outputs[0]]
+    operands: list[tuple[int, Matrix]] = []
+    bias = np.zeros(y.size)
+    for i in node.inputs:
+        t = graph.tensors[i]
+        if t.const is not None:
+            value = t.q.dequantize(t.const) if t.dtype.is_code else t.const.astype(np.float64)
+            bias = bias + np.broadcast_to(value, y.shape).ravel()
+        else:
+            index = np.broadcast_to(np.arange(t.size).reshape(t.shape), y.shape)
+            operands.append((i, _sparse(index.reshape(-1, 1), np.ones((1, 1)), t.size)))
+    return operands, bias
+
+
+def _identity(n: int) -> sp.csr_array:
+    return sp.csr_array(sp.identity(n, format="csr"))
+
+
+def _taps(window: Window, x: Tensor) -> NDArray[np.int64]:
+    """Flat input index ``[positions, channels, taps]`` that each output position reads; -1 for padding."""
+    if x.shape[0] != 1:
+        raise cannot("a window over a batch")
+    numbers = np.arange(1, x.size + 1, dtype=np.int64).reshape(x.shape)
+    return window.patches(numbers, 0).reshape(window.out[0] * window.out[1], x.shape[3], -1) - 1
+
+
+def _sparse(index: NDArray[np.int64], weights: F64, n: int) -> sp.csr_array:
+    """Row k has ``weights[k]`` at the columns ``index[k]`` that are not negative."""
+    if index.size > MAX_ENTRIES:
+        raise cannot(f"a matrix of {index.size} entries is too large")
+    valid = index >= 0
+    starts = np.concatenate([[0], np.cumsum(valid.sum(axis=1))])
+    data = np.broadcast_to(weights, index.shape)[valid].astype(np.float64)
+    return sp.csr_array((data, index[valid], starts), shape=(len(index), n))

@@ -1,0 +1,67 @@
+"""What an analysis used, as plain arrays: slopes of all lines, which layers were back-substituted, multipliers.
+
+For :mod:`qebgate.certify`, which derives bounds of its own from them; intercepts and intervals are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qebgate.domains.gap import Gap
+from qebgate.domains.layers import Affine
+from qebgate.engines.dra.analysis import Analysis, Settings
+from qebgate.engines.dra.backward import Resolved
+from qebgate.engines.dra.forward import PreActivation
+from qebgate.engines.dra.program import direct, program
+from qebgate.engines.guard import Guard
+from qebgate.numerics.rounding import F64
+from qebgate.task import Budget, Task
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Certificate:
+    """Value -> slopes ``[10, m]``, and value -> level of refinement; see :mod:`qebgate.certify.walk`."""
+
+    slopes: dict[int, F64]
+    refine: dict[int, int]
+
+
+@dataclass
+class _Recorded(Analysis):
+    """An analysis that keeps what it did."""
+
+    refined: dict[int, int] = field(default_factory=dict)
+
+    def _bound(
+        self,
+        layer: Affine,
+        inputs: Sequence[Gap],
+        pre: PreActivation,
+        masks: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+        *,
+        gap: bool,
+    ) -> PreActivation:
+        self.refined[layer.output] = 2 if gap else 1
+        return super()._bound(layer, inputs, pre, masks, gap=gap)
+
+
+def certificate(task: Task, budget: Budget) -> Certificate:
+    """The analysis of a task, once more, keeping what it used.  May raise GuardedStop."""
+    p = direct(program(task))
+    a = _Recorded(p.layers, p.box, Settings(work=budget.dra), pulse=Guard(budget))
+    a.run()
+    return Certificate(slopes_of(a.backward.layers), a.refined)
+
+
+def slopes_of(layers: Sequence[Resolved]) -> dict[int, F64]:
+    """Slopes ``[10, m]`` of resolved layers, above then below: h, hq, and delta (D, z, zq)."""
+    out: dict[int, F64] = {}
+    for r in layers:
+        (h0, g0, d0), (h1, g1, d1) = r.over, r.under
+        rows = (h0.slope, h1.slope, g0.slope, g1.slope, d0.d, d0.z, d0.q, d1.d, d1.z, d1.q)
+        out[r.output] = np.stack(rows)
+    return out
