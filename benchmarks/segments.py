@@ -40,29 +40,31 @@ RADIUS = 8.0
 HEAD = """\
 ## Segments
 
-One direction only: a row moved along a line. On the grid a segment is a list of code vectors, and all are executed. Over
-the reals the quantized network is constant between the points where codes change, and the float one is piecewise linear:
-the walk (`qebgate/engines/segment_walk.py`) cuts the line wherever a neuron switches and bounds the float outputs on every
-piece with all roundoff charged, so the result is exact up to roundoff. Measured with `{command}`
+One direction only: a row moved along a line. On the grid a segment is a list of code vectors, and all are executed.
+Over the reals the quantized network is constant between the points where codes change, and the float one is piecewise
+linear: the walk (`qebgate/engines/segment_walk.py`) cuts the line wherever a neuron switches and bounds the float
+outputs on every piece with all roundoff charged, so the result is exact up to roundoff.
+Measured with `{command}`
 ({machine}, one thread, numpy {numpy}, {runtime} semantics).
 
 The first input of each pair, moved by up to 8 codes either way along (1, ..., 1), compared at the logits with the exact
 real float network. *Proven* and *witnessed* (replayed in the installed runtime) are largest gaps. A real segment's gaps
 are larger: just before their codes change, inputs are half a quantum away from what the quantized network is given.
 
-| pair | executed | seconds | proven | witnessed | pieces | seconds | proven | witnessed | proven / witnessed | peak memory |
+| pair | executed | seconds | proven | witnessed | pieces | seconds | proven | witnessed | ratio | peak memory |
 |---|---|---|---|---|---|---|---|---|---|---|
 """
 
 TAIL = """
-Left: on the grid; right: real-valued. The memory is that of the whole process, interpreters and models included.
+Left: on the grid; right: real-valued, with proven over witnessed. The memory is that of the whole process,
+interpreters and models included.
 
 What a real-valued segment is, exactly: the points are the real numbers of the line. Their codes are those of exact
-division by the scale, rounded as `input_quantization` says; a point between two codes counts as both, for all entries at
-once. Entries that change within 2^-12 quanta of each other (of the fastest one) change at once: an application evaluates
-the line in float32 and orders such changes in some way of its own, and the few inputs in between, where one entry has
-changed and another has not, are no part of the region. With `float_semantics: float32` the bound also covers the rounding
-of the points themselves to float32.
+division by the scale, rounded as `input_quantization` says; a point between two codes counts as both, for all entries
+at once. Entries that change within 2^-12 quanta of each other (of the fastest one) change at once: an application
+evaluates the line in float32 and orders such changes in some way of its own, and the few inputs in between, where one
+entry has changed and another has not, are no part of the region. With `float_semantics: float32` the bound also covers
+the rounding of the points themselves to float32.
 """
 
 
