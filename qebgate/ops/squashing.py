@@ -217,8 +217,8 @@ def _softmax_gap(p: Interval, delta: Interval, beta: float, width: int) -> Inter
     dl, du = delta.lo.reshape(-1, width), delta.hi.reshape(-1, width)
     t_hi = up(beta * (du - _others(dl, np.minimum))).ravel()
     t_lo = down(beta * (dl - _others(du, np.maximum))).ravel()
-    with np.errstate(divide="ignore"):
-        l_lo, l_hi = (np.clip(np.log(x) - np.log1p(-x), -745.0, 745.0) for x in (p.lo, p.hi))
+    with np.errstate(divide="ignore"):  # infinite at 0 and 1: a change of any size may come to nothing there
+        l_lo, l_hi = (np.log(x) - np.log1p(-x) for x in (p.lo, p.hi))
 
     def change(t: F64) -> F64:
         points = np.stack([l_lo, l_hi, np.clip(-t / 2, l_lo, l_hi)])
