@@ -12,7 +12,6 @@ from qebgate.engines.concrete import Inputs, Session, quantized_outputs
 from qebgate.engines.dra.analysis import Analysis, Settings
 from qebgate.engines.dra.program import program
 from qebgate.engines.guard import Guard, GuardedStop
-from qebgate.engines.reference import enclosure
 from qebgate.evidence import Bound, Evidence, Stopped
 from qebgate.task import Budget, Task
 
@@ -33,34 +32,24 @@ class Execute:
             if cell.codes is not None
             else Inputs.of_reals(task, cell.lower[None])
         )
-        witness = session.witness(task, inputs, self.name)
         try:
             gap, exact = _enclose(task, inputs, budget, session)
         except GuardedStop as stop:
-            return [witness, Stopped(self.name, stop.reason, stop.detail)]
+            return [session.witness(task, inputs, self.name), Stopped(self.name, stop.reason, stop.detail)]
         bound = Bound(gap.lo, gap.hi, "exhaustive" if exact else "certified", self.name, time.monotonic() - start)
-        return [bound, witness]
+        return [bound, session.witness(task, inputs, self.name)]
 
 
 def _enclose(task: Task, inputs: Inputs, budget: Budget, session: Session) -> tuple[Interval, bool]:
     """The gap at the only input, and whether the quantized side was known exactly.
 
-    The float side does not depend on the runtime, so its enclosure is shared between runtimes.  An
-    application's rounding that could go either way leaves the codes open; then only the whole
+    An application's rounding that could go either way leaves the codes open; then only the whole
     analysis is sound.
     """
-    index = np.asarray(task.outputs, dtype=np.intp)
-    graph = task.pair.float
-    read = tuple((n.op, n.attrs) for n in graph.nodes)  # one file may be read with several input scales
-    key = (graph.source.sha256, read, graph.outputs, task.float_semantics, task.outputs, inputs.x.tobytes())
-    settled = task.codec.in_model or task.cell.codes is not None
-    h = session.enclosures.get(key) if settled else None
-    if h is None:
-        settings, guard = Settings(work=budget.dra), Guard(budget)
-        if not settled:
-            p = program(task)
-            return Analysis(p.layers, p.box, settings, pulse=guard).run().gap(p.output, index), False
-        h = enclosure(task, inputs.x[0], settings, guard)
-        session.enclosures[key] = h
-    q = quantized_outputs(task, inputs)[0]
-    return Interval.point(q).minus(h), True
+    settings, guard = Settings(work=budget.dra), Guard(budget)
+    if not task.codec.in_model and task.cell.codes is None:
+        p = program(task)
+        a = Analysis(p.layers, p.box, settings, pulse=guard).run()
+        return a.gap(p.output, np.asarray(task.outputs, dtype=np.intp)), False
+    h = session.reference(task, inputs, settings, guard)
+    return Interval.point(quantized_outputs(task, inputs)[0]).minus(h), True
