@@ -1,171 +1,218 @@
-"""Search for an input with a large gap: corners, random samples, gradient-guided moves.
+"""Search for an input with a large gap: first a short one, and what bounds then leave open at full strength.
 
 Everything is evaluated on the exact executors; the best input found is replayed in the installed
-runtime at the end, and only that may refute a property.
+runtime, and only that may refute a property.  Decisions rest on the budget, its seed and the networks
+alone: wall-clock and memory only ever end a search, and that is said.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qebgate.engines.concrete import Inputs, Session, gaps
+from qebgate.engines.annealing import BLOCK, Chains, descend
+from qebgate.engines.changes import Changes, changes_of
+from qebgate.engines.concrete import Session
 from qebgate.engines.dra.program import Program, program
-from qebgate.engines.enumerate import batch
 from qebgate.engines.gradient import gap_gradient
+from qebgate.engines.guard import GuardedStop
+from qebgate.engines.search import Search
 from qebgate.engines.segment import Segment
-from qebgate.evidence import Bound, Evidence, Witness
+from qebgate.evidence import Bound, Evidence, Stopped, Witness
 from qebgate.ir.tensor import Array
-from qebgate.numerics.rounding import F64
 from qebgate.regions.line import Line
 from qebgate.task import Budget, Task
 
-KEPT = 8
-"""Starting points kept for the guided search, per direction."""
-MOVES = (1.0, 0.5, 0.2, 0.05, 0.01)
-"""Shares of the inputs that a guided move sets to their better end."""
+FIRST = 0.125
+"""Share of the budget that the short search has; the long one has the rest."""
+SAMPLED = 0.25
+"""Share of the short search that goes to corners and random points."""
+SCANNED = 0.25
+"""Share of a search that may go to all values of each input, where there are few."""
+ROWS = 24
+"""Points that climb at once."""
+CLIMBS = 60
+"""Gradient steps of a climb."""
+FLIPPED = 0.5
+"""Share of the inputs that a gradient step sets to their better end."""
+SHAKEN = 0.01
+"""Share of the inputs that it sets at random."""
+GRADIENT = 3.0
+"""A gradient step in executions: forward on both sides, and back."""
+RIVAL = 0.6
+"""A target is annealed beside the best one if its gap is at least so large a part of that one's."""
+RIVALS = 4
+RUNS = (0.15, 0.35, 0.5)
+"""The runs of the annealing: shares of what is left at their beginning, the last of them takes all."""
 MOST_BYTES = 1 << 28
 """Largest array of inputs of a segment."""
-REPLAYED = 3
-"""Candidates replayed while none of them violates the property in the real runtime."""
+
+Index = NDArray[np.intp]
 
 
 class Falsify:
-    """Applies to every region of more than one input."""
+    """The short search: corners, random points and a climb along the gradient.  Any region of more than one input."""
 
     name = "falsify"
+    share = FIRST
 
     def run(self, task: Task, known: Sequence[Evidence], budget: Budget, session: Session) -> list[Evidence]:
-        if task.cell.is_point:
+        if task.cell.is_point or self._walked(task, known):
             return []
-        search = _Search(task, budget, session)
-        if task.cell.line is not None:
-            # a walk to the end has seen more than this
-            if not any(isinstance(e, Bound) and e.engine == Segment.name for e in known):
-                search.along(task.cell.line)
-            return search.witnesses(self.name)
-        search.sample()
-        search.climb()
-        return search.witnesses(self.name)
+        search = Search(task, budget, session, self.name, self.share)
+        try:
+            self._search(search, known)
+        except GuardedStop as stop:
+            return [*search.witnesses(), Stopped(self.name, stop.reason, stop.detail)]
+        return search.witnesses()
+
+    @staticmethod
+    def _walked(task: Task, known: Sequence[Evidence]) -> bool:
+        """A segment that was walked to its end: more was seen than a search would."""
+        return task.cell.line is not None and any(isinstance(e, Bound) and e.engine == Segment.name for e in known)
+
+    def _search(self, search: Search, known: Sequence[Evidence]) -> None:
+        del known
+        if search.task.cell.line is not None:
+            _along(search, search.task.cell.line)
+            return
+        _sample(search, search.affordable(SAMPLED, 4096))
+        _scan(search)
+        order = np.argsort(-search.value, kind="stable")
+        chosen = np.resize(order, min(ROWS, max(2, search.affordable(0.5, ROWS))))
+        start = search.box.random(len(chosen), search.rng)
+        start[: len(order)] = search.point[chosen][: len(order)]
+        _climb(search, program(search.task), start, chosen)
 
 
-@dataclass
-class _Search:
-    """State of one search.  Points are flattened: codes on the grid, float32 numbers else."""
+class Anneal(Falsify):
+    """The long search, of the sides that no bound has closed: climbs, annealing, single changes and pairs."""
 
-    task: Task
-    budget: Budget
-    session: Session
-    spent: int = 0
-    points: Array = field(init=False)
-    found: F64 = field(init=False)
+    share = 1.0 - FIRST
 
-    def __post_init__(self) -> None:
-        cell = self.task.cell
-        self.rng = np.random.default_rng(self.budget.seed)
-        self.shape = cell.lower.shape
-        ends = cell.codes if cell.codes is not None else (cell.lower.astype(np.float32), cell.upper.astype(np.float32))
-        self.lo, self.hi = (e.ravel() for e in ends)
-        self.size = self.lo.size
-        self.batch = min(batch(self.task), 1024)
-        self.deadline = time.monotonic() + self.budget.seconds / 4  # leaves time to prove
-        self.points = np.empty((0, self.size), self.lo.dtype)
-        self.found = np.empty((0, len(self.task.outputs)))
-
-    @property
-    def exhausted(self) -> bool:
-        return self.spent >= self.budget.falsify or time.monotonic() > self.deadline
-
-    def inputs(self, points: Array) -> Inputs:
-        shaped = points.reshape(-1, *self.shape)
-        make = Inputs.of_reals if self.task.cell.codes is None else Inputs.of_codes
-        return make(self.task, shaped)
-
-    def evaluate(self, points: Array) -> F64:
-        """Gaps of points; the best ones are remembered."""
-        out = np.concatenate(
-            [gaps(self.task, self.inputs(points[i : i + self.batch])) for i in range(0, len(points), self.batch)]
-        )
-        self.spent += len(points)
-        self.session.progress(Falsify.name, min(self.spent, self.budget.falsify), self.budget.falsify)
-        pool, values = np.concatenate([self.points, points]), np.concatenate([self.found, out])
-        best = np.argsort(-np.abs(values).max(axis=1), kind="stable")[: 4 * KEPT]
-        self.points, self.found = pool[best], values[best]
-        return out
-
-    def sample(self) -> None:
-        """The corners of all lower and all upper ends, random corners, random points inside."""
-        n = max(2, min(self.budget.falsify // 4, 4 * self.batch) // 2)
-        coin = self.rng.random((n, self.size)) < 0.5
-        corners = np.where(coin, self.lo, self.hi)
-        self.evaluate(np.concatenate([np.stack([self.lo, self.hi]), corners, self._random(n)]))
-
-    def along(self, line: Line) -> None:
-        """Inputs of a segment, evenly spread over its codes; there is nowhere else to go from them."""
-        points = line.some(self.task.codec, max(1, min(self.budget.falsify, MOST_BYTES // (8 * self.size))))
-        for i in range(0, len(points), self.batch):
-            if self.exhausted:
+    def _search(self, search: Search, known: Sequence[Evidence]) -> None:
+        if search.task.cell.line is not None:
+            return
+        search.rng = np.random.default_rng((search.budget.seed, 1))
+        starts = [_point_of(search, w) for w in known if isinstance(w, Witness)]
+        search.evaluate(np.stack([*starts, *search.box.random(64, search.rng)]))
+        targets = search.open(known)
+        if not targets.size or search.violated:
+            return
+        search.follow(targets)
+        _scan(search)
+        p, changes = program(search.task), changes_of(search)
+        run = 0
+        while search.left > 0:
+            steps = RUNS[min(run, len(RUNS) - 1)] * search.left / changes.units(changes.chains)
+            chosen = _rivals(search, changes.chains)
+            start = search.box.random(len(chosen), search.rng)
+            start[::2] = search.point[chosen][::2]
+            reached = _climb(search, p, start, chosen)
+            if steps >= BLOCK and search.left > 0:
+                _anneal(search, changes, reached, chosen, int(steps))
+            run += 1
+            if search.left < changes.units(changes.chains):
                 break
-            self.evaluate(points[i : i + self.batch])
 
-    def _random(self, n: int) -> Array:
-        if self.task.cell.codes is not None:
-            lo, hi = self.lo.astype(np.int64), self.hi.astype(np.int64)
-            return self.rng.integers(lo, hi, (n, self.size), endpoint=True).astype(self.lo.dtype)
-        span = self.hi.astype(np.float64) - self.lo
-        x = (self.lo + span * self.rng.random((n, self.size))).astype(np.float32)
-        return np.clip(x, self.lo, self.hi)
 
-    def climb(self) -> None:
-        """From the best points, move shares of the inputs to the end that the gradient points to."""
-        p = program(self.task)
-        stale = 0
-        while not self.exhausted and stale < 6:
-            before = float(np.abs(self.found).max())
-            start = self.points[:KEPT]
-            worst = np.argmax(np.abs(self.found[:KEPT]), axis=1)
-            sign = np.sign(self.found[np.arange(len(start)), worst])
-            self.evaluate(self._moves(p, start, worst, np.where(sign == 0, 1.0, sign)))
-            stale = 0 if float(np.abs(self.found).max()) > before else stale + 1
+def _along(search: Search, line: Line) -> None:
+    """Inputs of a segment, evenly spread over its codes; there is nowhere else to go from them."""
+    most = min(search.budget.falsify, MOST_BYTES // (8 * search.box.size))
+    points = line.some(search.task.codec, max(1, most))
+    for i in range(0, len(points), search.rows):
+        if search.left <= 0:
+            break
+        search.evaluate(points[i : i + search.rows])
 
-    def _moves(self, p: Program, start: Array, output: NDArray[np.intp], sign: F64) -> Array:
-        real = self._real(start)
-        m = self.task.pair.float.output.size
-        weights = np.zeros((len(start), m))
-        weights[np.arange(len(start)), np.asarray(self.task.outputs)[output]] = sign
-        g = gap_gradient(p, real, weights)
-        better = np.where(g > 0, self.hi, np.where(g < 0, self.lo, start))
-        gain = np.abs(g) * (self.hi.astype(np.float64) - self.lo)
-        moves: list[Array] = []
-        for share in MOVES:
-            for _ in range(2):
-                # large expected gains first, with some luck
-                luck = gain * self.rng.random(gain.shape)
-                count = max(1, round(share * self.size))
-                chosen = np.zeros(gain.shape, bool)
-                np.put_along_axis(chosen, np.argpartition(-luck, count - 1, axis=1)[:, :count], True, axis=1)
-                moves.append(np.where(chosen, better, start))
-        flips = self.rng.random((len(start), self.size)) < min(0.5, 2.0 / self.size)
-        moves.append(np.where(flips, self._random(len(start)), start))
-        return np.concatenate(moves)
 
-    def _real(self, points: Array) -> F64:
-        if self.task.cell.codes is None:
-            return points.astype(np.float64)
-        return (points.astype(np.float64) - self.task.codec.zero_point) * self.task.codec.scale
+def _sample(search: Search, n: int) -> None:
+    """The corners of all lower and all upper ends, random corners, random points."""
+    box, rng = search.box, search.rng
+    half = max(1, n // 2)
+    corners = np.where(rng.random((half, box.size)) < 0.5, box.lo, box.hi)
+    search.evaluate(np.concatenate([np.stack([box.lo, box.hi]), corners, box.random(half, rng)]))
 
-    def witnesses(self, engine: str) -> list[Evidence]:
-        """The best input, replayed; further ones while they seem to violate the limit and do not."""
-        prop = self.task.prop
-        best: Witness | None = None
-        for row in range(min(REPLAYED, len(self.points))):
-            w = self.session.witness(self.task, self.inputs(self.points[row][None]), engine)
-            if best is None or prop.of_gap(w.gap) > prop.of_gap(best.gap):
-                best = w
-            if prop.of_gap(best.gap) > prop.limit or prop.of_gap(self.found[row]) <= prop.limit:
-                break
-        return [] if best is None else [best]
+
+def _scan(search: Search) -> None:
+    """Along every axis from the best points, all codes or many numbers, where the inputs are few."""
+    box = search.box
+    values = _axis_values(search)
+    count = sum(len(v) for v in values)
+    spare = SCANNED * search.allowance
+    while search.left > 0 and count * search.cost < spare:
+        before = search.value.copy()
+        for t in range(len(search.value)):
+            spare -= count * search.cost
+            if spare < 0 or search.violated:
+                return
+            points = np.repeat(search.point[t][None], count, axis=0)
+            points[np.arange(count), np.repeat(box.free, [len(v) for v in values])] = np.concatenate(values)
+            search.evaluate(points)
+        if (search.value <= before).all():
+            return
+
+
+def _axis_values(search: Search) -> list[Array]:
+    box = search.box
+    if box.grid:
+        return [
+            np.arange(a, b + 1, dtype=box.lo.dtype) for a, b in zip(box.lo[box.free], box.hi[box.free], strict=True)
+        ]
+    return [box.at(np.full(128, i), search.rng) for i in box.free.tolist()] if box.free.size <= 64 else [box.lo]
+
+
+def _climb(search: Search, p: Program, points: Array, chosen: Index) -> Array:
+    """Gradient steps from points ``[C, n]``, each towards its target; the best point of each on the way.
+
+    A step sets a part of the inputs to the end that the straight-through gradient of the gap points to.
+    """
+    box, rng, rows = search.box, search.rng, np.arange(len(points))
+    output, sign = search.output[chosen], search.sign[chosen]
+    weights = np.zeros((len(points), search.task.pair.float.output.size))
+    weights[rows, np.asarray(search.task.outputs)[output]] = sign
+    best, reached = np.full(len(points), -np.inf), points.copy()
+    price = GRADIENT * search.cost * len(points)
+    for k in range(CLIMBS):
+        if search.left < price:
+            break
+        found = search.evaluate(points)
+        if search.violated:
+            break
+        value = sign * found[rows, output]
+        better = value > best
+        best[better], reached[better] = value[better], points[better]
+        g = gap_gradient(p, box.real(points), weights)
+        search.spend((GRADIENT - 1.0) * search.cost * len(points))
+        target = np.where(g > 0, box.hi, np.where(g < 0, box.lo, points))
+        moved = rng.random(points.shape) < (FLIPPED if k else 1.0)
+        points = np.where(moved, target, points)
+        points = np.where(rng.random(points.shape) < SHAKEN, box.random(len(points), rng), points)
+    return reached
+
+
+def _rivals(search: Search, chains: int) -> Index:
+    """The targets of so many chains: the best one, and others that come close to it."""
+    order = np.argsort(-search.value, kind="stable")[:RIVALS]
+    close = order[search.value[order] >= RIVAL * search.value[order[0]]]
+    return np.sort(np.resize(close if close.size else order[:1], chains))
+
+
+def _anneal(search: Search, changes: Changes, points: Array, chosen: Index, steps: int) -> None:
+    chains = Chains(search, changes, points, search.output[chosen], search.sign[chosen])
+    chains.run(steps)
+    if search.left > 0:
+        chains.finish()
+    if search.left > 0:
+        t = int(np.argmax(search.value))
+        descend(search, changes, search.point[t], int(search.output[t]), float(search.sign[t]))
+
+
+def _point_of(search: Search, w: Witness) -> Array:
+    """An earlier witness as a point of the search."""
+    if not search.box.grid:
+        return w.x.ravel()
+    codes = w.codes if w.codes is not None else search.task.codec.encode(w.x)
+    return codes.ravel().astype(search.box.lo.dtype).clip(search.box.lo, search.box.hi)

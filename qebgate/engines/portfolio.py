@@ -12,7 +12,8 @@ from qebgate.engines.concrete import Session
 from qebgate.engines.dra.engine import Dra
 from qebgate.engines.enumerate import Enumerate
 from qebgate.engines.execute import Execute
-from qebgate.engines.falsify import Falsify
+from qebgate.engines.falsify import Anneal, Falsify
+from qebgate.engines.forms.engine import Forms
 from qebgate.engines.guard import Guard, GuardedStop
 from qebgate.engines.milp import Milp
 from qebgate.engines.segment import Segment
@@ -22,7 +23,7 @@ from qebgate.numerics.rounding import passes
 from qebgate.properties import Property
 from qebgate.task import Budget, Task
 
-ORDER: tuple[type[Engine], ...] = (Execute, Segment, Falsify, Dra, Enumerate, Milp)
+ORDER: tuple[type[Engine], ...] = (Execute, Segment, Falsify, Dra, Forms, Enumerate, Anneal, Milp)
 HOPELESS: tuple[type[Engine], ...] = (Dra, Milp)
 """Engines that treat rounding as free noise: not tried where the noise floor says that nothing can come of it."""
 FEW = 1 << 12

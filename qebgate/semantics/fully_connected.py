@@ -10,6 +10,7 @@ import numpy as np
 from qebgate.errors import UnsupportedError
 from qebgate.ir.graph import Graph, Node
 from qebgate.ir.tensor import Array
+from qebgate.numerics.fixed_point import I64
 from qebgate.runtimes.profiles import Runtime
 from qebgate.semantics.accumulate import exact_matmul, linear_deviation, requantize
 from qebgate.semantics.base import (
@@ -85,18 +86,7 @@ class FullyConnected(Semantics):
         acc = exact_matmul(centred, w.T, lin.accumulator_bound(reduce=(1,))).astype(np.int64)
         if lin.bias is not None:
             acc = acc + lin.bias
-        out = tensor(graph, node.outputs[0])
-        codes = requantize(
-            acc,
-            lin.x.q.s,
-            lin.w.q.scale,
-            out.q.s,
-            out.q.z,
-            attrs.activation.code_range(out, runtime),
-            runtime,
-            dense=True,
-        )
-        return codes.reshape(x.shape[0], *out.shape)
+        return finish(node, graph, acc, runtime).reshape(x.shape[0], *lin.y.shape)
 
     def rounding(self, node: Node, graph: Graph, runtime: Runtime) -> Rounding:
         lin = LinearNode.of(node, graph)
@@ -104,3 +94,19 @@ class FullyConnected(Semantics):
         return Rounding.symmetric(
             linear_deviation(lin.x.q.s, lin.w.q.scale, out.q.s, runtime, dense=True, reach=Rounding.REACH)
         )
+
+
+def finish(node: Node, graph: Graph, acc: I64, runtime: Runtime) -> Array:
+    """The codes that a runtime makes of exact accumulators ``[..., m]``, bias included."""
+    lin, attrs = LinearNode.of(node, graph), node.attrs
+    assert isinstance(attrs, FullyConnectedAttrs)
+    return requantize(
+        acc,
+        lin.x.q.s,
+        lin.w.q.scale,
+        lin.y.q.s,
+        lin.y.q.z,
+        attrs.activation.code_range(lin.y, runtime),
+        runtime,
+        dense=True,
+    )
