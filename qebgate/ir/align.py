@@ -90,9 +90,19 @@ class _Aligner:
                 raise self._mismatch(node, wanted)
 
     def _candidate(self, node: Node, wanted: tuple[int, ...]) -> Node | None:
-        """The unused float node of the same operator that reads the corresponding tensors."""
+        """The unused float node of the same operator that reads the corresponding tensors.
+
+        Of several (branches that start alike), the first whose weights agree.
+        """
+        found = self._candidates(node, wanted)
+        if len(found) > 1 and node.op in WEIGHTED:
+            return next((m for m in found if self._disagreement(m, node) <= MAX_DISAGREEMENT), found[0])
+        return found[0] if found else None
+
+    def _candidates(self, node: Node, wanted: tuple[int, ...]) -> list[Node]:
+        found: list[Node] = []
         if not wanted:
-            return None
+            return found
         for m in self.f.consumers.get(wanted[0], []):
             if m.op != FLOAT_TWIN.get(node.op, node.op) or m.index in self.used:
                 continue
@@ -100,8 +110,8 @@ class _Aligner:
                 continue  # each stands alone: what counts is the order of the values, which none changes
             reads = tuple(i for i in m.inputs if i >= 0 and not self.f.tensors[i].is_const)
             if reads == wanted or (m.op in COMMUTATIVE and sorted(reads) == sorted(wanted)):
-                return m
-        return None
+                found.append(m)
+        return found
 
     def _pair(self, m: Node, n: Node, live: tuple[int, ...]) -> None:
         self.used.add(m.index)
@@ -145,9 +155,7 @@ class _Aligner:
         layer = f"{n.origin} ({self.q.tensors[n.outputs[0]].label})"
         if wf.const is None or wq.const is None or wf.shape != wq.shape:
             raise self._error("QEB467", f"{layer}: the weights do not correspond", f"shapes {wf.shape} and {wq.shape}")
-        scale, _ = wq.q.along(wq.const.ndim)
-        off = np.abs(wq.q.dequantize(wq.const) - wf.const.astype(np.float64)) / scale
-        worst = float(off.max(initial=0.0))
+        worst = self._disagreement(m, n)
         self.agreements.append(Agreement(layer, worst, self._bias(m, n, wq)))
         if n.op not in SATURATING and not worst <= MAX_DISAGREEMENT:
             raise self._error(
@@ -155,6 +163,15 @@ class _Aligner:
                 f"{layer}: the weights are not the float model's",
                 f"off by up to {worst:.4g} quanta; rounding explains 0.5",
             )
+
+    def _disagreement(self, m: Node, n: Node) -> float:
+        """Largest ``|dequantized - float|`` of two nodes' weights in quanta; infinite where they do not correspond."""
+        wf, wq = self.f.tensors[m.inputs[1]], self.q.tensors[n.inputs[1]]
+        if wf.const is None or wq.const is None or wf.shape != wq.shape:
+            return float("inf")
+        scale, _ = wq.q.along(wq.const.ndim)
+        off = np.abs(wq.q.dequantize(wq.const) - wf.const.astype(np.float64)) / scale
+        return float(off.max(initial=0.0))
 
     def _bias(self, m: Node, n: Node, wq: Tensor) -> float | None:
         bf, bq = _bias_of(self.f, m), _bias_of(self.q, n)

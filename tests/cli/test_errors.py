@@ -102,7 +102,7 @@ USAGE = [
         ["compare", "a.tflite", "b.tflite", "--data", "x.npz", "--max-abs", "1", "--domain", "gird"],
         "did you mean 'grid'?",
     ),
-    (["compare", "a.h5", "b.tflite", "--data", "x.npz", "--max-abs", "1"], "QEB216"),
+    (["compare", "a.tflite", "b.h5", "--data", "x.npz", "--max-abs", "1"], "QEB216"),
     (["inspect"], "MODEL"),
     (["inspect", "a", "b", "c"], "QEB222"),
     (["schema", "extra"], "unexpected extra argument"),

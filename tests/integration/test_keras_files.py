@@ -172,3 +172,19 @@ def test_live_models_and_what_keras_itself_computes(tmp_path: Path) -> None:
             x, y = said[f"{name}.{file}/x"], said[f"{name}.{file}/y"]
             ours = run_float(graph, x.reshape(len(x), *graph.input.shape))[graph.outputs[0]].reshape(y.shape)
             assert np.abs(ours - y).max() < 1e-6
+
+
+LOADED = """
+import sys
+from qebgate.cli import run
+code = run(["inspect", "image.keras3.keras", "image.int8.tflite"])
+print(code, sorted({"tensorflow", "keras", "tf_keras", "h5py"} & set(sys.modules)))
+"""
+
+
+def test_neither_keras_nor_the_hdf5_library_is_loaded() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED], capture_output=True, text=True, cwd=FOLDER, timeout=300, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "0 []", done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""Make the small Keras models of this folder's ``keras/``: python tests/models/make_keras.py
+"""Make the small Keras models of this folder's ``keras/``: python tests/models/make_keras.py [NAME]...
 
 Needs the [tensorflow] extra.  The same networks with the same random weights, saved by Keras 3 and by
 Keras 2 (tf_keras), as .keras and as .h5; a float and an int8 .tflite file of each; and ``rows.npz``
@@ -7,6 +7,7 @@ with inputs and what both predict.  The files are committed, so most tests need 
 
 import json
 import os
+import sys
 from pathlib import Path
 
 os.environ["TF_USE_LEGACY_KERAS"] = "0"
@@ -22,11 +23,13 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 OUT = Path(__file__).resolve().parent / "keras"
 ROWS = 24
 BOTH = ("keras3.keras", "keras3.h5", "keras2.keras", "keras2.h5")
+TWO = ("keras3.keras", "keras2.h5")
 FILES = {
     "dense": BOTH,
     "image": BOTH,
-    "shapes": ("keras3.keras", "keras2.h5"),
-    "sequence": ("keras3.keras", "keras2.h5"),
+    "shapes": TWO,
+    "sequence": TWO,
+    "branches": TWO,
 }
 
 
@@ -87,7 +90,18 @@ def sequence(keras):
     return keras.Model(i, k.Dense(2, activation="sigmoid", name="out")(x), name="sequence")
 
 
-NETS = {"dense": dense, "image": image, "shapes": shapes, "sequence": sequence}
+def branches(keras):
+    """Two convolutions of one tensor, which Keras lists in another order than a converter does."""
+    k = keras.layers
+    i = k.Input((4, 4, 2), name="branched")
+    x = k.MaxPooling2D(2, name="first")(i)
+    short = k.BatchNormalization(name="norm_short")(k.Conv2D(4, 1, name="short")(x))
+    y = k.Conv2D(3, 1, activation="relu", name="long_1")(x)
+    y = k.Activation("relu", name="sum_relu")(k.Add(name="sum")([short, k.Conv2D(4, 1, name="long_2")(y)]))
+    return keras.Model(i, k.Dense(2, name="out")(k.Flatten(name="flat")(y)), name="branches")
+
+
+NETS = {"dense": dense, "image": image, "shapes": shapes, "sequence": sequence, "branches": branches}
 
 
 def fill(model, seed):
@@ -122,8 +136,11 @@ def convert(model, rows, *, quantize):
 
 def main():
     OUT.mkdir(exist_ok=True)
-    arrays = {}
+    only = sys.argv[1:] or list(NETS)
+    arrays = dict(np.load(OUT / "rows.npz")) if sys.argv[1:] else {}
     for seed, (name, build) in enumerate(NETS.items()):
+        if name not in only:
+            continue
         models = {"keras3": build(keras3), "keras2": build(keras2)}
         for model in models.values():
             fill(model, seed)
