@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 from dataclasses import replace
+from decimal import Decimal, localcontext
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ import numpy as np
 import pytest
 
 from qebgate.adapters import load_dense, load_model
+from qebgate.adapters.keras.hdf5 import Hdf5
 from qebgate.engines.dra.analysis import Analysis
 from qebgate.engines.dra.program import program
 from qebgate.errors import ModelError, QebgateError, UnsupportedError
 from qebgate.ir.align import align
 from qebgate.ir.graph import Graph
+from qebgate.ops.base import FOLDING_SHARE
 from qebgate.properties import Property
 from qebgate.regions.cell import Cell, InputCodec
 from qebgate.runtimes.profiles import Runtime
@@ -171,6 +174,35 @@ def test_folding_is_exact_up_to_float64(tmp_path: Path) -> None:
             assert abs(got[k] - want) < 1e-12
 
 
+@pytest.mark.parametrize("mean", [0.0, 7.0, 1e6])
+def test_rounding_of_folded_weights_counts_in_real_arithmetic(tmp_path: Path, mean: float) -> None:
+    """Against 60 decimal digits; the noise of ``float_semantics: real`` covers the difference, and is tiny."""
+    graph, (w, b, gamma, beta, mu, var) = normalized(tmp_path, mean)
+    exactly = [[Decimal(float(v)) for v in a.ravel()] for a in (b, gamma, beta, mu, var)]
+    worst = 0.0
+    with localcontext() as digits:
+        digits.prec = 60
+        for row in np.random.default_rng(3).normal(size=(8, 16)).astype(np.float32):
+            noise = float_error(graph.nodes[0], graph, [point(row), None, None]).ravel() * FOLDING_SHARE
+            weights, bias = (graph.tensors[i].const for i in graph.nodes[0].inputs[1:])
+            assert weights is not None and bias is not None
+            for k, (bias_k, g, shift, m, v) in enumerate(zip(*exactly, strict=True)):
+                z = sum((Decimal(float(x)) * Decimal(float(c)) for x, c in zip(row, w[:, k], strict=True)), bias_k)
+                want = g * (z - m) / (v + Decimal("0.001")).sqrt() + shift
+                terms = (Decimal(float(x)) * Decimal(float(c)) for x, c in zip(row, weights[k], strict=True))
+                folded = sum(terms, Decimal(float(bias[k])))
+                assert abs(folded - want) <= Decimal(float(noise[k]))
+                worst = max(worst, float(noise[k]))
+    assert 0.0 < worst < 1e-12 * (1.0 + mean)
+
+
+def test_long_lists_of_names_are_stored_in_pieces() -> None:
+    pieces = {"g": {"weight_names0": ["a", "b"], "weight_names1": ["c"], "name": "x"}, "h": {"weight_names": ["d"]}}
+    file = Hdf5(pieces, {}, "file")
+    assert file.names("g", "weight_names") == ["a", "b", "c"]
+    assert (file.names("h", "weight_names"), file.names("none", "weight_names")) == (["d"], [])
+
+
 @pytest.mark.parametrize(
     ("config", "words"),
     [
@@ -246,6 +278,7 @@ def test_normalization_that_no_layer_takes_up(tmp_path: Path) -> None:
         (layer("Multiply", "m"), "QEB478", "MUL"),
         (layer("Concatenate", "m"), "QEB478", "CONCATENATION"),
         (layer("LSTM", "m", units=3), "QEB478", "LSTM"),
+        (layer("Sequential", "m", layers=[]), "QEB478", "outer model"),
         ({**layer("Dense", "d", units=3), "registered_name": "mine>Dense"}, "QEB478", "mine>Dense"),
         ({**layer("Dense", "d", units=3), "module": "mine"}, "QEB478", "mine"),
         (layer("Dense", "d", units=3, activation="gelu"), "QEB479", "activation"),

@@ -369,10 +369,12 @@ LAYERS = MappingProxyType[str, Build](
 NOT_YET = MappingProxyType(
     {
         "Concatenate": "CONCATENATION",
+        "Functional": "its layers in the outer model",
         "LeakyReLU": "LEAKY_RELU",
         "Multiply": "MUL",
         "Normalization": "SUB and MUL",
+        "Sequential": "its layers in the outer model",
         "Subtract": "SUB",
     }
 )
-"""Layers that need an operator which this version does not have."""
+"""What layers need that are not read: mostly an operator which this version does not have."""
