@@ -76,7 +76,7 @@ def check(
 
 @app.command()
 def compare(
-    float_model: Annotated[Path, typer.Argument(metavar="FLOAT", help="The float reference (.tflite).")],
+    float_model: Annotated[Path, typer.Argument(metavar="FLOAT", help="The float reference (.tflite, .keras, .h5, .npz).")],
     quantized_model: Annotated[Path, typer.Argument(metavar="QUANTIZED", help="The quantized model (.tflite).")],
     data: Annotated[Path, typer.Option("--data", help="Inputs, one per row (.npz or .npy).")],
     array: Annotated[str | None, typer.Option("--array", help="The array of an .npz file.")] = None,
