@@ -43,22 +43,22 @@ def bounds(question: Question, hints: Hints) -> tuple[F64, F64]:
     Sound whatever the hints are; infinite or NaN where nothing can be said.  Raises EvidenceError.
     """
     cell = question.cell
-    layers, output = rows_of(question.pair, cell, question.codec, question.runtime, float32=question.float32)
+    p = rows_of(question.pair, cell, question.codec, question.runtime, float32=question.float32)
     box = Box(cell.lower.ravel().astype(np.float64), cell.upper.ravel().astype(np.float64))
     with np.errstate(over="ignore", invalid="ignore"):
-        w = Walk(layers, box, hints.slopes, hints.refine, hints.targets).run()
-        index, size = np.asarray(question.outputs, np.intp), w.values[output].d.lo.size
+        w = Walk(p, box, hints.slopes, hints.refine, hints.targets).run()
+        index, size = np.asarray(question.outputs, np.intp), w.values[p.output].d.lo.size
         one = np.zeros((index.size, size))
         one[np.arange(index.size), index] = 1.0
         both = np.concatenate([one, -one])
-        known = w.values[output].d
+        known = w.values[p.output].d
         upper = np.concatenate([known.hi[index], -known.lo[index]])
-        upper = np.minimum(upper, w.upper(output, Form(d=both)))
-        upper = np.minimum(upper, w.upper(output, Form(h=-both, g=both)))
+        upper = np.minimum(upper, w.upper(p.output, Form(d=both)))
+        upper = np.minimum(upper, w.upper(p.output, Form(h=-both, g=both)))
         row = np.full(size, -1)
         row[index] = np.arange(index.size)
         for group in hints.targets:
-            if group.kind == "gap" and group.value == output:
+            if group.kind == "gap" and group.value == p.output:
                 at = row[group.entries]
                 here = np.where(group.signs > 0, at, at + index.size)[at >= 0]
                 np.minimum.at(upper, here, w.gaps(group)[at >= 0])
@@ -67,8 +67,8 @@ def bounds(question: Question, hints: Hints) -> tuple[F64, F64]:
 
 def layer_sizes(question: Question) -> dict[int, int]:
     """Value -> neurons of every layer that has lines."""
-    layers, _ = rows_of(question.pair, question.cell, question.codec, question.runtime, float32=question.float32)
-    return {x.output: x.m for x in layers if not x.exact}
+    p = rows_of(question.pair, question.cell, question.codec, question.runtime, float32=question.float32)
+    return {x.output: x.m for x in p.layers if not x.exact}
 
 
 def hull(parts: Sequence[tuple[F64, F64]]) -> tuple[F64, F64]:

@@ -44,6 +44,7 @@ MAX_ENTRIES = 40_000_000
 """Largest number of entries of one matrix."""
 
 Matrix = F64 | sp.csr_array
+"""Of one axis: a diagonal one."""
 Kernel = Callable[[Sequence[I64]], I64]
 FREE = (-np.inf, np.inf)
 WEIGHTED = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")
@@ -108,27 +109,108 @@ class Layer:
         return self.m + sum(entries(x)[1] for x in self.f) + 2 * len(self.f)
 
 
-def entries(x: Matrix) -> tuple[int, int]:
+def entries(m: Matrix) -> tuple[int, int]:
     """Rows and columns."""
-    shape = x.shape
+    shape = m.shape
     assert shape is not None
-    return int(shape[0]), int(shape[1])
+    return int(shape[0]), int(shape[-1])
 
 
-def rows_of(pair: Pair, cell: Cell, codec: InputCodec, runtime: Runtime, *, float32: bool) -> tuple[list[Layer], int]:
-    """Layers in topological order, value 0 being the models' input, and the compared value.
+def forward(m: Matrix, x: F64) -> F64:
+    """``m x`` for a vector."""
+    return m * x if m.ndim == 1 else m @ x  # pyright: ignore[reportReturnType]
+
+
+def back(c: F64, m: Matrix) -> F64:
+    """``c m`` for rows ``c [R, m]``."""
+    return c * m if m.ndim == 1 else c @ m  # pyright: ignore[reportReturnType]
+
+
+def picked(m: Matrix, index: NDArray[np.intp]) -> F64:
+    """Some rows, dense."""
+    if m.ndim == 1:
+        out = np.zeros((index.size, entries(m)[1]))
+        out[np.arange(index.size), index] = m[index]
+        return out
+    rows = m[index]
+    return rows if isinstance(rows, np.ndarray) else rows.toarray()
+
+
+def minus(q: Matrix, f: Matrix) -> Matrix:
+    """The difference."""
+    q, f = (sp.csr_array(sp.diags(m)) if m.ndim == 1 and q.ndim != f.ndim else m for m in (q, f))
+    return q - f
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Program:
+    """Layers in topological order, the compared value, and the codes of the region itself where it is made of codes."""
+
+    layers: tuple[Layer, ...]
+    output: int
+    codes: tuple[I64, I64] | None
+
+
+def rows_of(pair: Pair, cell: Cell, codec: InputCodec, runtime: Runtime, *, float32: bool) -> Program:
+    """The layers of a pair; value 0 is the models' input, :data:`ROOT` itself where both sides read it as it is.
 
     Raises EvidenceError for operators that this checker does not know.
     """
-    layers = [_input_layer(cell, codec)]
-    same: dict[int, int] = {}
+    first = _input_layer(cell, codec)
+    layers, same = ([], {0: ROOT}) if first.exact else ([first], dict[int, int]())
     for step in pair.steps:
         inputs = tuple(same.get(i, i) for i in step.inputs)
         if step.op == "RESHAPE":
             same[step.output] = inputs[0]
         else:
             layers.append(_Step(pair, step, runtime, float32).layer(inputs, cell, codec))
-    return layers, same.get(pair.output, pair.output)
+    output = same.get(pair.output, pair.output)
+    if output == ROOT:
+        raise cannot("the models compute nothing")
+    return Program(tuple(_folded(layers)), output, first.codes if first.exact else None)
+
+
+def _folded(layers: list[Layer]) -> list[Layer]:
+    """Dense layers that read the region's integers scaled read the integers themselves.
+
+    Their gap is then a linear function of the input.  The quantized side's scale is a power of two; rounding the float
+    side's weights, and the error of its scaled input, are noise.
+    """
+    if len(layers) < 2 or not (layers[0].exact and layers[0].inputs == (ROOT,)):
+        return layers
+    scale, rest = layers[0], layers[1:]
+    (f,), (q,), at = scale.f, scale.q, scale.output
+    if not isinstance(f, np.ndarray) or not isinstance(q, np.ndarray) or f.ndim != 1 or q.ndim != 1:
+        return layers
+    if (np.abs(np.frexp(q)[0]) != 0.5).any() or scale.bf.any() or scale.bq.any():
+        return layers
+    if any(x.inputs != (at,) or not isinstance(x.f[0], np.ndarray) or x.f[0].ndim != 2 for x in rest if at in x.inputs):
+        return layers
+    out: list[Layer] = []
+    for x in rest:
+        if x.inputs == (at,):
+            noise = _folded_noise(scale, f, x)
+            out.append(replace(x, inputs=(ROOT,), f=(x.f[0] * f,), q=(x.q[0] * q,), noise=noise))
+        else:
+            out.append(x)
+    return out
+
+
+def _folded_noise(scale: Layer, f: F64, layer: Layer) -> Callable[[Sequence[Box]], F64]:
+    """``|W| e`` for the scaled input's error e, twice the rounding of the products, and the layer's own noise."""
+    (w,) = layer.f
+    assert isinstance(w, np.ndarray)
+    size, own, error = np.abs(w), layer.noise, scale.noise
+
+    def noise(x: Sequence[Box]) -> F64:
+        e = np.zeros_like(f) if error is None else error(x)
+        ends = np.stack([x[0].lo * f, x[0].hi * f])
+        total = size @ (e + 4 * U64 * np.abs(ends).max(axis=0))
+        if own is not None:
+            total = total + own([Box(ends.min(axis=0), ends.max(axis=0)).widened(e, e).widened(e, e)])
+        return total * (1 + 1e-9) + 1e-290
+
+    return noise
 
 
 def _input_layer(cell: Cell, codec: InputCodec) -> Layer:
@@ -422,8 +504,8 @@ def _sum(node: Node, graph: Graph) -> tuple[list[tuple[int, Matrix]], F64]:
     return operands, bias
 
 
-def _identity(n: int) -> sp.csr_array:
-    return sp.csr_array(sp.identity(n, format="csr"))
+def _identity(n: int) -> F64:
+    return np.ones(n)
 
 
 def _taps(window: Window, x: Tensor) -> NDArray[np.int64]:

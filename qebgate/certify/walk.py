@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from qebgate.certify.box import I64, Box
 from qebgate.certify.errors import EvidenceError, cannot
 from qebgate.certify.neuron import Corners, Neurons
-from qebgate.certify.rows import ROOT, Grid, Layer, Matrix
+from qebgate.certify.rows import ROOT, Grid, Layer, Matrix, Program, back, forward, minus, picked
 from qebgate.numerics.rounding import F64, SAFETY, TINY64, U64, down, gamma, up
 
 CHUNK = 1 << 22
@@ -123,7 +123,7 @@ def _sum(a: F64 | None, b: F64 | None) -> F64 | None:
 class Walk:
     """The layers' intervals, lines and bounds over one box; :meth:`run` does the work."""
 
-    layers: Sequence[Layer]
+    program: Program
     root: Box
     slopes: Slopes
     refine: Mapping[int, int]
@@ -136,11 +136,13 @@ class Walk:
     def run(self) -> Walk:
         """All layers."""
         zero = np.zeros_like(self.root.lo)
-        self.values[ROOT] = Value(self.root, self.root, Box(zero, zero), None)
-        self._differences = {x.output: tuple(q - f for f, q in zip(x.f, x.q, strict=True)) for x in self.layers}
-        self._longest = max(x.size for x in self.layers) + 8 * len(self.layers) + 32
+        self.values[ROOT] = Value(self.root, self.root, Box(zero, zero), self.program.codes)
+        self._differences = {
+            x.output: tuple(minus(q, f) for f, q in zip(x.f, x.q, strict=True)) for x in self.program.layers
+        }
+        self._longest = max(x.size for x in self.program.layers) + 8 * len(self.program.layers) + 32
         self._scale = 1.0 + float(self.root.magnitude.max(initial=0.0))
-        for layer in self.layers:
+        for layer in self.program.layers:
             self._layer(layer)
         return self
 
@@ -212,8 +214,8 @@ class Walk:
         for m, x in zip(maps, xs, strict=True):
             mid = 0.5 * (x.lo + x.hi)
             half = up(np.maximum(x.hi - mid, mid - x.lo))
-            centre, absolute = centre + m @ mid, abs(m)
-            radius, size = radius + absolute @ half, size + absolute @ (np.abs(mid) + half)
+            centre, absolute = centre + forward(m, mid), abs(m)
+            radius, size = radius + forward(absolute, half), size + forward(absolute, np.abs(mid) + half)
         off = SAFETY * gamma(self._longest) * (size + radius) + self._longest * TINY64
         return Box(down(centre - radius - off), up(centre + radius + off)), size
 
@@ -325,19 +327,22 @@ class Walk:
         rows = Rows({}, bias, noise, facts.sizes[k][index])
         for j, i in enumerate(layer.inputs):
             f, q, diff = (
-                _picked(m[j], index) * signs[:, None] for m in (layer.f, layer.q, self._differences[layer.output])
+                picked(m[j], index) * signs[:, None] for m in (layer.f, layer.q, self._differences[layer.output])
             )
             form = {"z": Form(h=f), "q": Form(g=q), "d": Form(h=diff, d=q)}[kind]
             rows.live[i] = rows.live[i] + form if i in rows.live else form
         return rows
 
     def _descend(self, rows: Rows, multipliers: Multipliers) -> Rows:
-        for layer in reversed(self.layers):
+        for layer in reversed(self.program.layers):
             form = rows.live.pop(layer.output, None)
             if form is None:
                 continue
             given, corners = multipliers.get(layer.output), self.facts[layer.output].corners
-            if given is None or corners is None:
+            if corners is None:
+                self._through(rows, layer, form.h, form.g, form.d)
+                continue
+            if given is None:
                 self._through(rows, layer, *self._relaxed(rows, form, self.lines[layer.output]))
                 continue
             ah, ag = (_sum(v, None if form.d is None else s * form.d) for v, s in ((form.h, -1), (form.g, 1)))
@@ -357,13 +362,16 @@ class Walk:
         for k, (a, where) in enumerate(parts):
             if a is None:
                 continue
-            pos = np.maximum(a, 0.0)
-            neg = a - pos
-            rows.constant = rows.constant + (pos @ c[2 * k] + neg @ c[2 * k + 1])
-            rows.weight = rows.weight + (pos - neg) @ lines.sizes[k]
+            size = np.abs(a)
+            both = size @ np.stack([0.5 * (c[2 * k] - c[2 * k + 1]), lines.sizes[k]], axis=1)
+            rows.constant = rows.constant + (a @ (0.5 * (c[2 * k] + c[2 * k + 1])) + both[:, 0])
+            rows.weight = rows.weight + both[:, 1]
             for name, (up_, low) in where.items():
                 if s[up_].any() or s[low].any():
-                    found[name] = _sum(found[name], pos * s[up_] + neg * s[low])
+                    slope = a * (0.5 * (s[up_] + s[low]))
+                    if (s[up_] != s[low]).any():
+                        slope += size * (0.5 * (s[up_] - s[low]))
+                    found[name] = slope if found[name] is None else found[name] + slope
         return found["z"], found["q"], found["d"]
 
     def _through(self, rows: Rows, layer: Layer, z: F64 | None, q: F64 | None, d: F64 | None) -> None:
@@ -379,15 +387,13 @@ class Walk:
         if layer.noise is not None and own is not None:  # z has the error, and D has it with the other sign
             rows.noise = rows.noise + np.abs(own) @ facts.noise
         for j, i in enumerate(layer.inputs):
+            f, g, diff = layer.f[j], layer.q[j], self._differences[layer.output][j]
             if i == ROOT:
-                other = _sum(q, d)
-                x = _sum(None if own is None else own @ layer.f[j], None if other is None else other @ layer.q[j])
-                rows.x = _sum(rows.x, x)
+                for c, m in ((own, f), (_sum(q, d), g)):
+                    rows.x = _sum(rows.x, None if c is None else back(c, m))
                 continue
-            h = _sum(
-                None if z is None else z @ layer.f[j], None if d is None else d @ self._differences[layer.output][j]
-            )
-            form = Form(h, None if q is None else q @ layer.q[j], None if d is None else d @ layer.q[j])
+            h = _sum(None if z is None else back(z, f), None if d is None else back(d, diff))
+            form = Form(h, None if q is None else back(q, g), None if d is None else back(d, g))
             rows.live[i] = rows.live[i] + form if i in rows.live else form
 
     def _highest(self, rows: Rows) -> F64:
@@ -434,11 +440,6 @@ def _paired(q: Rows, z: Rows, index: NDArray[np.intp]) -> Rows:
     elif z.x is not None:
         x = z.x[index]
     return Rows({}, q.constant + z.constant[index], q.noise + z.noise[index], weight, x)
-
-
-def _picked(m: Matrix, index: NDArray[np.intp]) -> F64:
-    rows = m[index]
-    return rows if isinstance(rows, np.ndarray) else rows.toarray()
 
 
 def _units(x: F64, envelope: F64 | float, unit: F64 | float, sign: int) -> F64:
