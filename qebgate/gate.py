@@ -21,7 +21,7 @@ from qebgate.errors import DataError, ModelError, PolicyError, QebgateError
 from qebgate.evidence import Floor, silent
 from qebgate.plan import Job, Plan, PlannedCheck, make_plan
 from qebgate.policy import PolicyFile
-from qebgate.result import CheckError, CheckResult, Report, TaskResult, WitnessResult
+from qebgate.result import CheckError, CheckResult, Question, Report, TaskResult, WitnessResult
 from qebgate.semantics.execute import run_float
 from qebgate.task import FloatSemantics, Task
 from qebgate.verdict import NothingCheckedError, TaskVerdict, check_verdict, judge
@@ -33,6 +33,8 @@ CODED = (PolicyError, ModelError, DataError)
 """Errors of one check that leave the others' verdicts valid; everything else stops the run."""
 
 
+SEARCHES = ("execute", "falsify")
+"""The engines of a search."""
 IN_FLIGHT = 4
 """Tasks handed to the pool per process: enough to keep it busy, few enough to stop at once."""
 
@@ -60,12 +62,16 @@ class Silent:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to run: ``only`` these checks (all where empty), in ``jobs`` processes.  ``command`` repeats the run."""
+    """How to run: ``only`` these checks (all where empty), in ``jobs`` processes.  ``command`` repeats the run.
+
+    ``search``: only run inputs (:data:`SEARCHES`), whatever the policy requires; every task's best witness is kept.
+    """
 
     only: tuple[str, ...] = ()
     jobs: int = 1
     command: tuple[str, ...] = ("qebgate", "check")
     observer: Observer = field(default_factory=Silent)
+    search: bool = False
 
 
 def check(source: PolicyFile, options: Options | None = None) -> Report:
@@ -86,6 +92,7 @@ def check(source: PolicyFile, options: Options | None = None) -> Report:
     plan = Plan((), ())
     try:
         plan = make_plan(source, options.only)
+        plan = _searching(plan) if options.search else plan
         errors += plan.errors
         options.observer.planned(plan)
         jobs = [j for c in plan.checks for j in c.jobs]
@@ -120,6 +127,17 @@ def check(source: PolicyFile, options: Options | None = None) -> Report:
     )
 
 
+def _searching(plan: Plan) -> Plan:
+    """The same plan for a search only."""
+    return replace(
+        plan,
+        checks=tuple(
+            replace(c, jobs=tuple(replace(j, engines=SEARCHES, require="tested", keep=True) for j in c.jobs))
+            for c in plan.checks
+        ),
+    )
+
+
 def _check_result(source: PolicyFile, planned: PlannedCheck, results: Sequence[TaskResult]) -> CheckResult:
     spec, pair = planned.spec, planned.pair
     v = check_verdict(
@@ -136,7 +154,7 @@ def _check_result(source: PolicyFile, planned: PlannedCheck, results: Sequence[T
         reason=v.reason if whole else None,
         property=spec.property.kind,
         limit=spec.property.limit,
-        require=spec.require,
+        require=planned.jobs[0].require if planned.jobs else spec.require,
         on_unknown=source.policy.on_unknown_of(spec),
         witnessed=v.witnessed,
         proven=v.proven if complete else None,
@@ -148,7 +166,16 @@ def _check_result(source: PolicyFile, planned: PlannedCheck, results: Sequence[T
         tasks=tuple(results),
         assumptions=planned.assumptions,
         complete=complete,
+        question=_question(source, planned),
     )
+
+
+def _question(source: PolicyFile, planned: PlannedCheck) -> Question:
+    """Inputs of a witness are the models' own, after any preprocessing."""
+    model = planned.model.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"runtime", "preprocess"})
+    prop = planned.spec.property.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    domain = "grid" if any(j.cell.codes is not None for j in planned.jobs) else "real"
+    return Question(model, prop, domain, str(source.root))
 
 
 Outcome = TaskResult | QebgateError
@@ -289,7 +316,7 @@ def run_job(
         evidence=v.evidence,
         engine=v.engine,
         seconds=time.monotonic() - start,
-        witness=_witness(job, v) if v.verdict == "fail" else None,
+        witness=_witness(job, v) if v.verdict == "fail" or job.keep else None,
         noise_floor=next(((e.worst, e.span) for e in evidence if isinstance(e, Floor)), None),
     )
 

@@ -51,7 +51,8 @@ class Job:
     """One task, still without its compared outputs: ``outputs`` None means the class predicted at the centre.
 
     Holds everything a worker process needs.  ``blocked`` says that the region leaves the input's range
-    and the policy forbids it: such a task fails without running.
+    and the policy forbids it: such a task fails without running.  ``keep``: the best witness is part of the
+    result even where it does not break the limit.
     """
 
     check: str
@@ -68,6 +69,7 @@ class Job:
     engines: tuple[str, ...] | None
     budget: Budget
     blocked: bool
+    keep: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from qebgate.errors import PRECEDENCE, ExitCode, QebgateError
 from qebgate.ir.tensor import Array
 from qebgate.numerics.rounding import F64
 from qebgate.verdict import EvidenceClass, Verdict, VerdictReason
+
+WITNESS_VERSION = 1
+"""Of the JSON files that describe witnesses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +27,11 @@ class RuntimeInfo:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WitnessResult:
-    """A replayed input that breaks a limit: ``x`` for the float model, ``codes`` for the quantized one.
+    """A replayed input, one that breaks a limit unless others were asked for.
 
-    ``raw`` is the input before the policy's preprocessing (None without one); ``gap`` [K] is quantized
-    minus float; ``figure`` the property's figure there; ``file`` where it was written.
+    ``x`` is for the float model, ``codes`` for the quantized one, ``raw`` the input before the policy's preprocessing
+    (None without one); ``gap`` [K] is quantized minus float; ``figure`` the property's figure there; ``file`` where it
+    was written.
     """
 
     x: Array
@@ -62,6 +66,19 @@ class TaskResult:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Question:
+    """What a check asks of its models, in the policy's own words, so that a witness can be run again.
+
+    ``model`` and ``property`` are those of the policy, as plain data; its paths are relative to ``root``.
+    """
+
+    model: dict[str, Any]
+    property: dict[str, Any]
+    domain: Literal["real", "grid"]
+    root: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class CheckResult:
     """The answer to one check and what it rests on."""
 
@@ -83,6 +100,7 @@ class CheckResult:
     assumptions: tuple[str, ...]
     complete: bool = True
     """Whether every task of the check was run (False after an interruption)."""
+    question: Question | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -66,17 +66,22 @@ def check(
     exit_zero: ExitZero = False,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what would run.")] = False,
     output: Output = Path(".qebgate"),
+    evidence: Annotated[
+        Path | None, typer.Option("--evidence", metavar="DIR", help="Write evidence for certified passes, for `recheck`.")
+    ] = None,
 ) -> int:
     """Run the gate: every check of a policy."""
     from qebgate.cli import commands
 
-    args = commands.CheckArgs(policy, checks or [], sets or [], root, formats or [], jobs, exit_zero, output)
+    args = commands.CheckArgs(policy, checks or [], sets or [], root, formats or [], jobs, exit_zero, output, evidence)
     return commands.plan(args) if plan else commands.check(args)
 
 
 @app.command()
 def compare(
-    float_model: Annotated[Path, typer.Argument(metavar="FLOAT", help="The float reference (.tflite, .keras, .h5, .npz).")],
+    float_model: Annotated[
+        Path, typer.Argument(metavar="FLOAT", help="The float reference (.tflite, .keras, .h5, .npz).")
+    ],
     quantized_model: Annotated[Path, typer.Argument(metavar="QUANTIZED", help="The quantized model (.tflite).")],
     data: Annotated[Path, typer.Option("--data", help="Inputs, one per row (.npz or .npy).")],
     array: Annotated[str | None, typer.Option("--array", help="The array of an .npz file.")] = None,
@@ -137,6 +142,67 @@ def explain(
 
     args = commands.CheckArgs(policy, [check], sets or [], root, formats or [], jobs, exit_zero, Path())
     return commands.explain(check, args)
+
+
+@app.command()
+def falsify(
+    policy: Annotated[Path | None, typer.Argument(help="Policy file [default: the nearest qebgate.yaml]")] = None,
+    checks: Annotated[
+        list[str] | None, typer.Option("--check", metavar="ID", help="Only this check. Repeatable.")
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="models.NAME.KEY=VALUE", help="Override a model's path or runtime. Repeatable."),
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option("--root", metavar="DIR", help="What the policy's paths are relative to.")
+    ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", metavar="F[=PATH]", help="rich (default) or json; to a file with =PATH. Repeatable."),
+    ] = None,
+    jobs: Jobs = 1,
+    exit_zero: ExitZero = False,
+    output: Output = Path(".qebgate"),
+) -> int:
+    """Only search for counterexamples: nothing is proven, and every task's worst input is written."""
+    from qebgate.cli import commands, witnesses
+
+    args = commands.CheckArgs(policy, checks or [], sets or [], root, formats or [], jobs, exit_zero, output)
+    return witnesses.falsify(args)
+
+
+@app.command()
+def replay(
+    witness: Annotated[Path, typer.Argument(metavar="WITNESS", help="A witness file (.npz or .json).")],
+    float_model: Annotated[
+        Path | None, typer.Option("--float", metavar="MODEL", help="Another float model than the witness's.")
+    ] = None,
+    quantized_model: Annotated[
+        Path | None, typer.Option("--quantized", metavar="MODEL", help="Another quantized model than the witness's.")
+    ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", metavar="F[=PATH]", help="rich (default) or json; to a file with =PATH. Repeatable."),
+    ] = None,
+) -> int:
+    """Run a witness in every installed runtime and beside the float reference."""
+    from qebgate.cli import witnesses
+
+    return witnesses.replay(witness, float_model, quantized_model, formats or [])
+
+
+@app.command()
+def recheck(
+    evidence: Annotated[Path, typer.Argument(metavar="EVIDENCE", help="A bundle, or a folder of bundles.")],
+    root: Annotated[
+        Path | None, typer.Option("--root", metavar="DIR", help="What the bundle's paths are relative to.")
+    ] = None,
+) -> int:
+    """Check evidence again, without an engine: 0 yes, 1 no, 2 damaged or about other files."""
+    from qebgate.cli.recheck import recheck as run
+
+    return run(evidence, root)
 
 
 @app.command()

@@ -36,6 +36,7 @@ class CheckArgs:
     jobs: int
     exit_zero: bool
     output: Path
+    evidence: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +78,24 @@ def console(*, stderr: bool = False) -> Console:
 def check(args: CheckArgs) -> int:
     """``qebgate check``."""
     formats = parse_formats(args.formats)
-    _forget(formats)
-    source = _load(args)
-    return _run(source, tuple(args.checks), _command(args), formats, args.jobs, args.output, exit_zero=args.exit_zero)
+    forget(formats)
+    source = load(args)
+    return _run(
+        source,
+        tuple(args.checks),
+        repeating(args),
+        formats,
+        args.jobs,
+        args.output,
+        exit_zero=args.exit_zero,
+        evidence=args.evidence,
+    )
 
 
 def compare(q: Question, formats: Sequence[str], jobs: int, exit_zero: bool, output: Path) -> int:
     """``qebgate compare``."""
     wanted = parse_formats(formats)
-    _forget(wanted)
+    forget(wanted)
     source = parse_policy(question_policy(q), "the command line", Path())
     command = ("qebgate", *_repeatable(sys.argv[1:]))
     return _run(source, (), command, wanted, jobs, output, exit_zero=exit_zero)
@@ -104,15 +114,15 @@ def explain(name: str, args: CheckArgs) -> int:
             raise PolicyError(
                 "QEB220", "an explanation has no such format", found=f.name, fix=" or ".join(EXPLAIN_FORMATS)
             )
-    _forget(formats)
+    forget(formats)
     with watching(console(stderr=True)) as observer:
-        found = run_explain(_load(args), name, Options(jobs=args.jobs, command=_command(args), observer=observer))
+        found = run_explain(load(args), name, Options(jobs=args.jobs, command=repeating(args), observer=observer))
     for f in formats:
         if f.name == "rich":
-            _print_or_save(f, lambda out: render_explanation(found, out))
+            print_or_save(f, lambda out: render_explanation(found, out))
         else:
-            _text_or_save(f, explanation_json(found))
-    return _exit(found.report, exit_zero=args.exit_zero)
+            text_or_save(f, explanation_json(found))
+    return exit_code(found.report, exit_zero=args.exit_zero)
 
 
 def plan(args: CheckArgs) -> int:
@@ -121,7 +131,7 @@ def plan(args: CheckArgs) -> int:
     from qebgate.report.plan import render_plan
     from qebgate.report.terminal import render_error
 
-    made = make_plan(_load(args), args.checks)
+    made = make_plan(load(args), args.checks)
     render_plan(made, console())
     for e in made.errors:
         render_error(e.error, console(stderr=True))
@@ -226,7 +236,8 @@ def question_policy(q: Question) -> dict[str, Any]:
     return {"version": 1, "models": {"pair": model}, "regions": {"data": region}, "checks": [ask]}
 
 
-def _load(args: CheckArgs) -> PolicyFile:
+def load(args: CheckArgs) -> PolicyFile:
+    """The policy that the arguments name, or the nearest one."""
     path = args.policy if args.policy is not None else find_policy(Path.cwd())
     if args.root is not None and not args.root.is_dir():
         raise PolicyError("QEB223", "--root is not a folder", where=f"--root {printable(args.root)}")
@@ -235,7 +246,8 @@ def _load(args: CheckArgs) -> PolicyFile:
     return load_policy(path, root=args.root, sets=args.sets)
 
 
-def _command(args: CheckArgs) -> tuple[str, ...]:
+def repeating(args: CheckArgs) -> tuple[str, ...]:
+    """The command line that repeats a check."""
     words = ["qebgate", "check"]
     if args.policy is not None:
         words.append(str(args.policy))
@@ -269,6 +281,7 @@ def _run(
     output: Path,
     *,
     exit_zero: bool,
+    evidence: Path | None = None,
 ) -> int:
     from qebgate.cli.progress import watching
     from qebgate.gate import Options
@@ -281,17 +294,22 @@ def _run(
     report, warnings = save_witnesses(report, output / "witnesses")
     for w in warnings:
         err.print(f"warning: {w}", soft_wrap=True)
+    if evidence is not None:
+        from qebgate.cli.recheck import keep
+
+        keep(source, report, only, evidence)
     for f in formats:
         _write(report, f)
-    return _exit(report, exit_zero=exit_zero)
+    return exit_code(report, exit_zero=exit_zero)
 
 
-def _exit(report: Report, *, exit_zero: bool) -> int:
+def exit_code(report: Report, *, exit_zero: bool) -> int:
+    """The process's exit code after a report."""
     code = report.exit_code
     return 0 if exit_zero and code in (ExitCode.FAIL, ExitCode.UNKNOWN) else int(code)
 
 
-def _forget(formats: Sequence[Format]) -> None:
+def forget(formats: Sequence[Format]) -> None:
     """Remove result files of an earlier run: if this one ends in an error, nobody must read the old verdict."""
     for f in formats:
         if f.name == "json" and f.path is not None and f.path.is_file() and f.path.stat().st_size > 0:
@@ -307,12 +325,13 @@ def _write(report: Report, f: Format) -> None:
     from qebgate.report.terminal import render_terminal
 
     if f.name == "rich":
-        _print_or_save(f, lambda out: render_terminal(report, out))
+        print_or_save(f, lambda out: render_terminal(report, out))
     else:
-        _text_or_save(f, render_json(report) if f.name == "json" else render_markdown(report))
+        text_or_save(f, render_json(report) if f.name == "json" else render_markdown(report))
 
 
-def _print_or_save(f: Format, render: Callable[[Console], None]) -> None:
+def print_or_save(f: Format, render: Callable[[Console], None]) -> None:
+    """What is printed for people: to the terminal, or as text into a file."""
     if f.path is None:
         render(console())
         return
@@ -321,7 +340,8 @@ def _print_or_save(f: Format, render: Callable[[Console], None]) -> None:
     _save(f.path, plain.export_text().encode())
 
 
-def _text_or_save(f: Format, text: str) -> None:
+def text_or_save(f: Format, text: str) -> None:
+    """Text for programs: to the standard output, or into a file."""
     if f.path is None:
         sys.stdout.write(text)
     else:

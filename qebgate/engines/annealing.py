@@ -28,7 +28,7 @@ PAIRED = 4
 """Every so many steps change two inputs at once."""
 PAIRS = 24
 """Inputs whose pairs are all tried at the end of a descent."""
-DESCENTS = 64
+DESCENTS = 16
 """Moves of a descent at most."""
 
 Index = NDArray[np.intp]

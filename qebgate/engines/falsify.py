@@ -44,8 +44,8 @@ GRADIENT = 3.0
 RIVAL = 0.6
 """A target is annealed beside the best one if its gap is at least so large a part of that one's."""
 RIVALS = 4
-RUNS = (0.15, 0.35, 0.5)
-"""The runs of the annealing: shares of what is left at their beginning, the last of them takes all."""
+RUNS = (0.15, 0.4, 1.0)
+"""Runs of the annealing: the shares of what is left at their beginning."""
 MOST_BYTES = 1 << 28
 """Largest array of inputs of a segment."""
 
@@ -104,18 +104,18 @@ class Anneal(Falsify):
         search.follow(targets)
         _scan(search)
         p, changes = program(search.task), changes_of(search)
-        run = 0
-        while search.left > 0:
-            steps = RUNS[min(run, len(RUNS) - 1)] * search.left / changes.units(changes.chains)
+        for share in RUNS:
             chosen = _rivals(search, changes.chains)
             start = search.box.random(len(chosen), search.rng)
             start[::2] = search.point[chosen][::2]
             reached = _climb(search, p, start, chosen)
-            if steps >= BLOCK and search.left > 0:
-                _anneal(search, changes, reached, chosen, int(steps))
-            run += 1
-            if search.left < changes.units(changes.chains):
-                break
+            steps = int(share * search.left / changes.units(changes.chains))
+            if steps >= BLOCK:
+                _anneal(search, changes, reached, chosen, steps)
+        # where an execution takes too long for that, climbs from elsewhere
+        while search.left >= CLIMBS * GRADIENT * search.cost:
+            chosen = _rivals(search, 2)
+            _climb(search, p, search.box.random(len(chosen), search.rng), chosen)
 
 
 def _along(search: Search, line: Line) -> None:

@@ -77,7 +77,7 @@ class Incremental:
         q *= (after - before).astype(q.dtype)[:, None]
         q += s.q
         f = self._f.w[at]
-        f *= (self._codec.grid(after) - self._codec.grid(before))[:, None]
+        f *= ((after - before) * np.float32(self._codec.scale)).astype(np.float32)[:, None]
         f += s.f
         return Sums(q, f)
 

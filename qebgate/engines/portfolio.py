@@ -16,8 +16,8 @@ from qebgate.engines.falsify import Anneal, Falsify
 from qebgate.engines.forms.engine import Forms
 from qebgate.engines.guard import Guard, GuardedStop
 from qebgate.engines.milp import Milp
-from qebgate.engines.segment import Segment
 from qebgate.engines.noise_floor import steer
+from qebgate.engines.segment import Segment
 from qebgate.evidence import Bound, Evidence, Progress, Stopped, Witness, silent
 from qebgate.numerics.rounding import passes
 from qebgate.properties import Property

@@ -23,8 +23,8 @@ from qebgate.task import Budget, Task
 
 MOST_TARGETS = 32
 """Targets that are followed; of more, those with the largest gaps seen first."""
-COSTLIEST = 50_000.0
-"""Units that one input of the budget stands for at most: a search of a large network executes fewer."""
+CHEAPEST, COSTLIEST = 2_000.0, 50_000.0
+"""Units that one input of the budget stands for: a search of a large network executes fewer, of a tiny one more."""
 REPLAYED = 4
 """Candidates replayed in the real runtime while none of them violates the property there."""
 BEYOND = 1.0 + 2.0**-20
@@ -106,7 +106,7 @@ class Search:
         self.rows = min(batch(self.task), 1024)
         pair = self.task.pair
         self.cost = execution(pair.float) + execution(pair.quantized)
-        self.allowance = self.share * self.budget.falsify * min(self.cost, COSTLIEST)
+        self.allowance = self.share * self.budget.falsify * min(max(self.cost, CHEAPEST), COSTLIEST)
         self.limit = self.task.prop.limit * self.task.prop.unit
         self.guard = Guard(replace(self.budget, seconds=self.budget.seconds * SHARE_OF_TIME))
         k = len(self.task.outputs)

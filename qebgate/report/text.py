@@ -92,7 +92,7 @@ def noise_words(task: TaskResult) -> str:
 def reproduce(report: Report, checks: list[str]) -> str:
     """The command that repeats these checks here."""
     words = [*report.command]
-    if words[:2] == ["qebgate", "check"]:
+    if words[:2] in (["qebgate", "check"], ["qebgate", "falsify"]):
         words += [w for c in checks for w in ("--check", c)]
     return " ".join(printable(shlex.quote(w), 4000) for w in words)
 
