@@ -23,7 +23,7 @@ from qebgate.engines.guard import Guard, GuardedStop
 from qebgate.engines.reference import reference_error
 from qebgate.engines.segment_walk import Leaf, Walk
 from qebgate.evidence import Bound, Evidence, Stopped, Witness
-from qebgate.numerics.rounding import F64, down, up
+from qebgate.numerics.rounding import F64, down, passes, up
 from qebgate.regions.line import Line, Part
 from qebgate.task import Budget, Task
 
@@ -32,6 +32,8 @@ MOST_PIECES = 64
 """Breakpoints per unit of ``budget.enumerate`` executed inputs."""
 CANDIDATES = 8
 """Places with large gaps that are kept for a witness."""
+STRETCHES = 16
+"""Into how many parts a segment is divided for the reference's evaluation error."""
 INWARDS = (0.0, 2.0**-20, 2.0**-17, 2.0**-15, 2.0**-14, 2.0**-13, 2.0**-12, 2.0**-10, 2.0**-6, np.inf)
 """How far from a switch, in quanta, a witness may have to be for float32 to agree about its codes."""
 
@@ -55,16 +57,19 @@ class Segment:
         work = _Work(task, line, budget, session)
         try:
             complete = work.everything()
-            error = work.reference() if complete else np.zeros(0)
         except GuardedStop as stop:
             return [*work.witnesses(), Stopped(self.name, stop.reason, stop.detail)]
         finally:
             self.pieces = work.pieces
+        witnesses = work.witnesses()
         if not complete:
-            return [*work.witnesses(), Stopped(self.name, "effort", f"more than {work.limit} linear pieces")]
-        lower, upper = down(work.lower - error), up(work.upper + error)
-        bound = Bound(lower, upper, "exhaustive", self.name, time.monotonic() - start)
-        return [bound, *work.witnesses()]
+            return [*witnesses, Stopped(self.name, "effort", f"more than {work.limit} linear pieces")]
+        refuted = any(task.prop.of_gap(w.gap) > task.prop.limit for w in witnesses)
+        try:
+            gap, stopped = work.bounds(refuted)
+        except GuardedStop as stop:
+            return [*witnesses, Stopped(self.name, stop.reason, stop.detail)]
+        return [Bound(gap.lo, gap.hi, "exhaustive", self.name, time.monotonic() - start), *witnesses, *stopped]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,9 +84,17 @@ class _Place:
     end: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Stretch:
+    """Bounds [K] of the gap over some of the code vectors, and what the float network's neurons did there."""
+
+    gap: Interval
+    ranges: dict[int, Interval]
+
+
 @dataclass
 class _Work:
-    """What is known so far: bounds [K] of the gap over the code vectors done, and where it is large."""
+    """What is known so far: bounds [K] of the gap over the code vectors of this stretch, and where it is large."""
 
     task: Task
     line: Line
@@ -90,6 +103,7 @@ class _Work:
     done: int = 0
     pieces: int = 0
     best: list[_Place] = field(default_factory=list[_Place])
+    stretches: list[_Stretch] = field(default_factory=list[_Stretch])
     lower: F64 = field(init=False)
     upper: F64 = field(init=False)
 
@@ -100,12 +114,19 @@ class _Work:
         self.limit = MOST_PIECES * self.budget.enumerate
         p = program(replace(task, float_semantics="real"))
         self.walk = Walk(p.layers, p.output, np.asarray(task.outputs, np.intp), self.guard)
-        self.lower, self.upper = np.full(len(task.outputs), np.inf), np.full(len(task.outputs), -np.inf)
+        self._begin()
+
+    def _begin(self) -> None:
+        k = len(self.task.outputs)
+        self.lower, self.upper = np.full(k, np.inf), np.full(k, -np.inf)
+        self.walk.ranges = {}
 
     def everything(self) -> bool:
         """Go through all code vectors; False where there are too many pieces."""
         n = self.task.cell.lower.size
         size = batch(self.task) if self.line.grid else max(1, min(1024, PART_BYTES // (8 * n)))
+        if self.task.float_semantics == "float32":
+            size = min(size, -(-self.line.count // STRETCHES))
         for track in self.line.tracks:
             for part in track.parts(size):
                 q = quantized_outputs(self.task, self._on_grid(part.codes))
@@ -113,6 +134,8 @@ class _Work:
                     self._points(part, q)
                 elif not self._pieces(part, q):
                     return False
+                self.stretches.append(_Stretch(Interval(self.lower, self.upper), self._ranges()))
+                self._begin()
                 self.done += len(q)
                 self.session.progress(Segment.name, self.done, self.line.count)
                 self.guard()
@@ -154,12 +177,31 @@ class _Work:
             place = _Place(size, t, part.codes[p].copy(), q[p].copy(), float(part.begin[p]), float(part.end[p]))
             self.best = sorted([*self.best, place], key=lambda b: -b.size)[:CANDIDATES]
 
-    def reference(self) -> F64:
-        """What the float reference can differ from its exact values on the line, ``[K]``."""
+    def _ranges(self) -> dict[int, Interval]:
+        return self.walk.ranges if self.task.float_semantics == "float32" else {}
+
+    def bounds(self, refuted: bool) -> tuple[Interval, list[Stopped]]:
+        """Bounds [K] of the gap everywhere, against the reference as it is evaluated.
+
+        The evaluation error is bounded once for the whole line, and where that leaves the question open,
+        stretch by stretch: neurons that are on one side of their clamp are known better.
+        """
+        gap = _hull([s.gap for s in self.stretches])
         if self.task.float_semantics == "real":
-            return np.zeros(len(self.task.outputs))
-        settings = Settings(work=self.budget.dra)
-        return reference_error(self.task, settings, self.guard, ranges=self.walk.ranges)
+            return gap, []
+        everywhere = {k: _hull([s.ranges[k] for s in self.stretches]) for k in self.stretches[0].ranges}
+        first = self._evaluated(gap, everywhere)
+        answered = refuted or passes(self.task.prop.of_box(first.lo, first.hi), self.task.prop.limit)
+        if answered or len(self.stretches) == 1:
+            return first, []
+        try:
+            return first.meet(_hull([self._evaluated(s.gap, s.ranges) for s in self.stretches])), []
+        except GuardedStop as stop:
+            return first, [Stopped(Segment.name, stop.reason, stop.detail)]
+
+    def _evaluated(self, gap: Interval, ranges: dict[int, Interval]) -> Interval:
+        error = reference_error(self.task, Settings(work=self.budget.dra), self.guard, ranges=ranges)
+        return gap.widened(error, error)
 
     def witnesses(self) -> list[Witness]:
         """The largest gap found so far, replayed."""
@@ -195,6 +237,11 @@ class _Work:
             if agrees:
                 return inputs, np.concatenate([point, inputs.x.astype(np.float64)]).reshape(2, -1)
         return None
+
+
+def _hull(parts: Sequence[Interval]) -> Interval:
+    """The smallest interval [n] around all."""
+    return Interval(np.minimum.reduce([p.lo for p in parts]), np.maximum.reduce([p.hi for p in parts]))
 
 
 def _sizes(q: F64, leaf: Leaf, rows: slice) -> F64:
