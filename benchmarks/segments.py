@@ -59,6 +59,21 @@ TAIL = """
 Left: on the grid; right: real-valued, with proven over witnessed. The memory is that of the whole process,
 interpreters and models included.
 
+In a policy:
+
+```yaml
+regions:
+  brightness:
+    kind: segment            # x0 + t * direction, for every row x0
+    data: data/golden.npz
+    array: x
+    direction: ones          # or an array of the data file: the input's shape, or one direction for each row
+    range: [-0.1, 0.1]       # of t, which counts in
+    unit: real               # raw values, or in quanta of the quantized input (lsb)
+    domain: real             # every point of the line; or grid: the code vectors that it rounds to
+    clip: [0.0, 1.0]         # entries that would leave it stay at its ends
+```
+
 What a real-valued segment is, exactly: the points are the real numbers of the line. Their codes are those of exact
 division by the scale, rounded as `input_quantization` says; a point between two codes counts as both, for all entries
 at once. Entries that change within 2^-12 quanta of each other (of the fastest one) change at once: an application

@@ -199,6 +199,34 @@ def test_what_litert_itself_does_along_a_line(name: str, session: Session) -> No
     assert checked > 100
 
 
+@pytest.mark.parametrize("domain", ["grid", "real"])
+@pytest.mark.parametrize("name", ["dense_deep-int8", "conv-float_io"])
+def test_evaluation_errors_stretch_by_stretch(
+    name: str, domain: str, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qebgate.engines import segment
+
+    t, rng = tiny(name), np.random.default_rng(11)
+    tried = 0
+    for k in range(4):
+        cell, _ = draw(t, domain, rng)
+        if cell.line is None:
+            continue
+        task = t.task(cell, RUNTIMES[k % 3], limit=100.0)
+        whole, _ = parts(Segment().run(task, [], Budget(), session))
+        with monkeypatch.context() as m:
+            m.setattr(segment, "passes", lambda bound, limit: False)
+            bound, _ = parts(Segment().run(task, [], Budget(), session))
+        assert (bound.lower >= whole.lower).all() and (bound.upper <= whole.upper).all()
+        x = cell.line.some(t.codec, 300)
+        inputs = (Inputs.of_codes if domain == "grid" else Inputs.of_reals)(task, x.reshape(-1, *cell.lower.shape))
+        h = run_float(t.pair.float, inputs.x, dtype=np.float32)[t.pair.float.outputs[0]].reshape(len(x), -1)
+        gap = quantized_outputs(task, inputs).astype(np.longdouble) - h
+        assert outside(bound.lower, bound.upper, gap) == 0
+        tried += len(x)
+    assert tried > 20
+
+
 def test_the_chain_answers_on_both_sides_of_the_truth(session: Session) -> None:
     t = tiny("dense_8_8-int8")
     rng = np.random.default_rng(2)
