@@ -73,8 +73,6 @@ class Affine:
     codes_of_accumulator: Callable[[I64], I64] | None = None
     accumulator_unit: F64 | None = None
     noise: Noise | None = None
-    evaluation: Noise | None = None
-    """Evaluation error of the quantized side, added to ``below`` and ``above`` (see :func:`shadow`)."""
     fixed_codes: tuple[I64, I64] | None = None
     """Codes known from the region itself (the input layer on the grid)."""
     quantized_range: tuple[float, float] = field(default=(-np.inf, np.inf))
@@ -107,7 +105,6 @@ class Affine:
             self.inputs == (ROOT,)
             and all(isinstance(m, Scale) for m in (*self.f, *self.q))
             and self.grid is None
-            and self.evaluation is None
             and not (self.bf.any() or self.bq.any() or self.below.any() or self.above.any())
             and self.float_range == self.quantized_range == (-np.inf, np.inf)
         )
@@ -154,7 +151,7 @@ class Opaque:
     output: int
     transform: Callable[[Sequence[Gap]], Gap]
     float_transform: Callable[[Sequence[Gap]], Gap]
-    """The same where the "quantized" side is the float network as it is evaluated (see :func:`shadow`)."""
+    """The same where the "quantized" side is the float network as it is evaluated."""
 
 
 Layer = Affine | MaxPool | Opaque
@@ -176,34 +173,6 @@ def alone(layer: Layer) -> Layer:
             accumulator_unit=None,
             fixed_codes=None,
             quantized_range=(0.0, 0.0),
-        )
-    if isinstance(layer, MaxPool):
-        return replace(layer, grid=None)
-    return replace(layer, transform=layer.float_transform)
-
-
-def shadow(layer: Layer) -> Layer:
-    """The layer of a program that compares the exact float network with its own evaluation.
-
-    The "quantized" side is the computed network: the same weights and clamps, no grid, and each layer's
-    evaluation error as its rounding.  Bounds of that program's gap bound the error of the reference.
-    """
-    if isinstance(layer, Affine):
-        zero = np.zeros(layer.m)
-        return replace(
-            layer,
-            q=layer.f,
-            bq=layer.bf,
-            below=zero,
-            above=zero,
-            grid=None,
-            codes_of_inputs=None,
-            codes_of_accumulator=None,
-            accumulator_unit=None,
-            noise=None,
-            evaluation=layer.noise,
-            fixed_codes=None,
-            quantized_range=layer.float_range,
         )
     if isinstance(layer, MaxPool):
         return replace(layer, grid=None)

@@ -55,11 +55,7 @@ def affine_intervals(layer: Affine, inputs: Sequence[Gap], parts: Relaxation = A
         z, d = z.widened(noise, noise), d.widened(noise, noise)
     if parts.tighten:
         z, q, d = tighten(z, q, d)
-    below, above_ = layer.below, layer.above
-    if layer.evaluation is not None:
-        error = _finite(layer, layer.evaluation([g.quantized for g in inputs]))
-        below, above_ = up(below + error), up(above_ + error)
-    return PreActivation(z, q, d, noise, below, above_, (z_size, q_size, d_size), parts)
+    return PreActivation(z, q, d, noise, layer.below, layer.above, (z_size, q_size, d_size), parts)
 
 
 def _finite(layer: Affine, noise: F64) -> F64:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qebgate.domains.gap import Interval
-from qebgate.domains.layers import ROOT, Affine, CodeGrid, Layer, Noise, shadow
+from qebgate.domains.layers import ROOT, Affine, CodeGrid, Layer, Noise
 from qebgate.domains.linear_map import Dense, Scale
 from qebgate.errors import UnsupportedError
 from qebgate.numerics.rounding import F64, SAFETY, TINY32, TINY64, U32, U64, gamma
@@ -189,8 +189,3 @@ def _application_rounding(codec: InputCodec, box: Interval) -> tuple[F64, F64]:
         "real inputs of an integer model need to know how the application rounds them",
         fix="set input_quantization: nearest (or truncate) for the model",
     )
-
-
-def shadowed(p: Program) -> Program:
-    """The program that compares the float network with its own evaluation (:func:`qebgate.domains.layers.shadow`)."""
-    return replace(p, layers=tuple(shadow(x) for x in p.layers))
