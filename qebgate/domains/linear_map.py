@@ -99,9 +99,13 @@ class Dense(LinearMap):
         return self.rows * self.w.size
 
     def forward(self, x: F64) -> F64:
+        if self.rows == 1:
+            return x @ self.w.T
         return (x.reshape(-1, self.w.shape[1]) @ self.w.T).reshape(len(x), self.m)
 
     def back(self, y: F64) -> F64:
+        if self.rows == 1:
+            return y @ self.w
         return (y.reshape(-1, self.w.shape[0]) @ self.w).reshape(len(y), self.n)
 
     def pick(self, index: NDArray[np.intp]) -> F64:

@@ -9,13 +9,10 @@ import numpy as np
 import pytest
 
 from qebgate.domains.gap import Interval
-from qebgate.engines.concrete import Session
 from qebgate.engines.dra import lp
 from qebgate.engines.dra.analysis import Analysis, Settings
-from qebgate.engines.dra.engine import Dra
 from qebgate.engines.dra.program import program
 from qebgate.engines.dra.relaxation import Relaxation
-from qebgate.evidence import Bound
 from qebgate.milp import mathopt
 from qebgate.runtimes.profiles import Runtime
 from qebgate.task import Budget
@@ -117,16 +114,16 @@ def deep_task():
     return t, t.task(t.cell(np.full(t.side, -40), np.full(t.side, 40)), Runtime.XNNPACK, limit=1e-6)
 
 
-def test_it_is_tighter_than_optimised_slopes() -> None:
+def test_it_is_tighter_than_optimised_lines() -> None:
     t, task = deep_task()
-    with Session() as session:
-        (slopes,), (both,) = (Dra().run(task, [], Budget(lp=n), session) for n in (0, ITERATIONS))
-    assert isinstance(slopes, Bound) and isinstance(both, Bound)
-    assert both.trust == "certified"
-    width = lambda b: float((b.upper - b.lower).sum())  # noqa: E731
-    assert width(both) < 0.98 * width(slopes)
+    p = program(task)
+    index = np.asarray(task.outputs, dtype=np.intp)
+    a = Analysis(p.layers, p.box).run()
+    lines = a.with_lines(p.output, index, a.gap(p.output, index), -np.inf, Budget().slopes)
+    both = lp.improved(a, (p.output, index), lines, -np.inf, ITERATIONS, SECONDS)
+    assert float(both.width.sum()) < 0.98 * float(lines.width.sum())
     rows = t.rows(task.cell)
-    assert outside(both.lower, both.upper, t.quantized(task.runtime)[rows] - t.float32[rows]) == 0
+    assert outside(both.lo, both.hi, t.quantized(task.runtime)[rows] - t.float32[rows]) == 0
 
 
 def test_a_solver_that_stops_early_or_fails_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:

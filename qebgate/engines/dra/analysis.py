@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from qebgate.domains.crop import Crop
 from qebgate.domains.gap import Gap, Interval, tighten
 from qebgate.domains.layers import ROOT, Affine, Layer, MaxPool, Opaque
-from qebgate.domains.linear_map import Conv, Depthwise, Scale
-from qebgate.engines.dra.backward import Backward, Form, Resolved
+from qebgate.domains.linear_map import Conv, Dense, Depthwise, Scale
+from qebgate.engines.dra.backward import Backward, Form, Pre, Resolved
+from qebgate.engines.dra.dual import Corners, Dual
 from qebgate.engines.dra.forward import (
     PreActivation,
     activate,
@@ -20,6 +21,7 @@ from qebgate.engines.dra.forward import (
     bare,
     constant_layer,
     max_pool,
+    neurons,
     outputs,
     resolve,
 )
@@ -30,6 +32,11 @@ from qebgate.numerics.rounding import F64
 ROWS = 48
 """About how many neurons of a convolutional layer are bounded together: those of one small tile."""
 
+ITERATIONS, HIDDEN = 4, 0.35
+"""Iterations of multipliers for one of the budget: of the final bounds, and of hidden layers' D."""
+HIDDEN_WORK = 4e9
+"""Multiply-adds of one hidden layer's multipliers at most: the widest gaps of large layers only."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -38,6 +45,8 @@ class Settings:
     ``refine`` back-substitutes hidden layers (else intervals only).  ``work`` bounds the multiply-adds
     of all hidden back-substitution; ``chunk`` the bytes of one coefficient array.  ``crops``: images are
     bounded a tile at a time, within what it sees of the layers below.  ``parts`` of the relaxation are used.
+    ``deep``: :meth:`Analysis.tuned` repeats the analysis of dense networks with that many iterations of
+    multipliers for the gaps of ``hidden`` layers.
     """
 
     refine: bool = True
@@ -45,6 +54,8 @@ class Settings:
     chunk: int = 1 << 22
     crops: bool = True
     parts: Relaxation = ALL
+    deep: bool = True
+    hidden: int = 0
 
 
 @dataclass
@@ -64,6 +75,8 @@ class Analysis:
     """Bounds of the pre-activations of every ``Affine`` layer, by its output."""
     skipped: int = 0
     """Layers that were not refined because the work limit was reached."""
+    sharpest: Analysis | None = None
+    """The analysis that :meth:`tuned` ended with, where it repeated this one."""
 
     def run(self) -> Analysis:
         """Analyse all layers."""
@@ -74,6 +87,10 @@ class Analysis:
         self.work_left = self.settings.work
         self._direct: set[int] = set()  # values whose entries are independent functions of one input each
         self._affines: dict[int, Affine] = {}
+        self._corners: dict[int, Corners] = {}
+        self._dense = all(
+            isinstance(x, Affine) and all(isinstance(m, (Dense, Scale)) for m in (*x.f, *x.q)) for x in self.layers
+        )
         self._images: dict[int, tuple[int, int, int]] = {}
         self._below = 0.0  # multiply-adds of one row pushed from here to the root
         for k, layer in enumerate(self.layers):
@@ -101,7 +118,27 @@ class Analysis:
         return gap.meet(self._final(output, index, gap, lambda one: Form(h=-one, g=one), picked=True))
 
     def tuned(self, output: int, index: NDArray[np.intp], gap: Interval, wanted: float, iterations: int) -> Interval:
-        """``gap`` improved, side by side where it exceeds ``wanted``, with lines of its own for each side."""
+        """``gap`` improved, side by side where it exceeds ``wanted``, with numbers of its own for each side.
+
+        Multipliers where every layer is affine (:mod:`qebgate.engines.dra.dual`), else lines.  Where there are
+        hidden dense layers, the analysis is repeated with better bounds of their D.
+        """
+        if not all(isinstance(x, Affine) for x in self.layers):
+            return self.with_lines(output, index, gap, wanted, iterations)
+        hidden = round(HIDDEN * iterations)
+        deep = self._dense and any(x.grid is not None and self._deep(x) for x in self._affines.values())
+        best = self
+        if hidden and deep and self.settings.deep:
+            settings = replace(self.settings, hidden=hidden, work=self.work_left)
+            best = Analysis(self.layers, self.root, settings, pulse=self.pulse).run()
+            gap = gap.meet(best.gap(output, index))
+        self.sharpest = best
+        return best.improved(output, index, gap, wanted, ITERATIONS * iterations)
+
+    def with_lines(
+        self, output: int, index: NDArray[np.intp], gap: Interval, wanted: float, iterations: int
+    ) -> Interval:
+        """Lines instead of multipliers: those of a max pool keep its gap together."""
         lo, hi = gap.lo.copy(), gap.hi.copy()
         sides = int((hi > wanted).sum() + (-lo > wanted).sum())
         if 8 * self._below * iterations * sides > self.work_left:
@@ -122,6 +159,66 @@ class Analysis:
         for layer in tune(self.backward.layers, facts, self.root, (output, form), iterations):
             best.push(layer)
         return float(best.value(output, form)[0])
+
+    def improved(self, output: int, index: NDArray[np.intp], gap: Interval, wanted: float, iterations: int) -> Interval:
+        """``gap`` improved by multipliers of its own for each side that exceeds ``wanted``."""
+        lo, hi = gap.lo.copy(), gap.hi.copy()
+        dual = self.multipliers()
+        above, below = np.flatnonzero(hi > wanted), np.flatnonzero(-lo > wanted)
+        size = self.states[output].size
+        for part in np.array_split(
+            np.concatenate([above, below + lo.size]), -(-(above.size + below.size) // self._few())
+        ):
+            self.pulse()
+            entry, sign = part % lo.size, np.where(part < lo.size, 1.0, -1.0)
+            cost = 4 * self._below * iterations * part.size
+            if cost > self.work_left:
+                self.skipped += 1
+                break
+            self.work_left -= cost
+            one = np.zeros((part.size, size))
+            one[np.arange(part.size), index[entry]] = sign
+            target = {output: Form(d=one)}
+            found = dual.value(self.backward, target, iterations)
+            up_, low = sign > 0, sign < 0
+            hi[entry[up_]] = np.minimum(hi[entry[up_]], found[up_])
+            lo[entry[low]] = np.maximum(lo[entry[low]], -found[low])
+        return Interval(lo, hi)
+
+    def multipliers(self) -> Dual:
+        for o, layer in self._affines.items():
+            if o not in self._corners:
+                n = neurons(layer, self.pre[o], [self.states[i] for i in layer.inputs])[0]
+                self._corners[o] = Corners.of(n)
+        return Dual(self.backward.layers, self._corners, self.root)
+
+    def _few(self) -> int:
+        """Targets whose multipliers are searched for together."""
+        return max(1, self.settings.chunk // (8 * max((c.cost for c in self._corners.values()), default=1)))
+
+    def _optimised(self, layer: Affine, pre: PreActivation) -> PreActivation:
+        """Bounds of a hidden layer's D improved by multipliers of their own, where that is likely to matter."""
+        (a, b), z = layer.float_range, pre.z
+        crosses = ((z.lo < a) & (z.hi > a)) | ((z.lo < b) & (z.hi > b))
+        dead = (z.hi <= a) & (pre.q.hi + pre.above <= a)
+        index = np.argsort(np.where(dead, -1.0, pre.d.width * (1.0 + crosses)))[int(dead.sum()) :]
+        per_row = 4 * self._below * self.settings.hidden
+        if not index.size:
+            return pre
+        index = index[max(0, index.size - int(min(HIDDEN_WORK, self.work_left) / (2 * per_row))) :]
+        self.work_left -= 2 * per_row * index.size
+        dual, shell, d = self.multipliers(), bare(layer, pre), np.stack([pre.d.lo, pre.d.hi])
+        for part in np.array_split(index, max(1, -(-2 * index.size // self._few()))):
+            self.pulse()
+            one = np.zeros((part.size, layer.m))
+            one[np.arange(part.size), part] = 1.0
+            found = dual.before(self.backward, shell, Pre(d=np.concatenate([one, -one])), self.settings.hidden)
+            d[0, part] = np.maximum(d[0, part], -found[part.size :])
+            d[1, part] = np.minimum(d[1, part], found[: part.size])
+        if not pre.parts.tighten:
+            return replace(pre, d=Interval(*d))
+        zi, qi, di = tighten(pre.z, pre.q, Interval(*d))
+        return replace(pre, z=zi, q=qi, d=di)
 
     def float_value(self, output: int, index: NDArray[np.intp]) -> Interval:
         """Final bounds of the float value at some entries."""
@@ -153,6 +250,8 @@ class Analysis:
         pre = affine_intervals(layer, inputs, self.settings.parts)
         if self.settings.refine and self._deep(layer):
             pre = self._refine(layer, inputs, pre)
+            if self.settings.hidden and layer.grid is not None and self._dense:
+                pre = self._optimised(layer, pre)
         out, over, under = activate(layer, pre, inputs)
         self.states[layer.output] = out
         self.pre[layer.output] = pre

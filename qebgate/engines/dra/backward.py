@@ -221,7 +221,11 @@ class Backward:
         rows = next(c for c in (form.h, form.g, form.d) if c is not None).shape[0]
         run = run or Run(self.root, rows)
         run.live[output] = form
-        run.terms = self._terms
+        return self.finish(run)
+
+    def finish(self, run: Run) -> F64:
+        """Upper bounds [R] of what a run holds: forms over resolved values."""
+        run.terms = max(run.terms, self._terms)
         return self._finish(run)
 
     def _finish(self, run: Run, pairs: tuple[NDArray[np.intp], NDArray[np.intp]] | None = None) -> F64:
@@ -383,8 +387,8 @@ class Run:
             lo, hi = crop.take(lo), crop.take(hi)
         centre = 0.5 * (lo + hi)
         radius = np.where(lo == hi, 0.0, up(np.maximum(hi - centre, centre - lo)))
-        size = np.abs(a)
-        return a @ centre + size @ radius, size @ (np.abs(centre) + radius)
+        size, most = np.abs(a), Interval(lo, hi).magnitude
+        return a @ centre + size @ radius, size @ most
 
     def _rounded(self, total: F64, noise: F64, weight: F64, scale: float) -> F64:
         slack = noise + SAFETY * gamma(self.terms) * (weight + 2 * noise) + UNDERFLOW * scale

@@ -34,5 +34,5 @@ class Dra:
             gap = a.tuned(p.output, index, gap, wanted, budget.slopes)
         if budget.lp and task.prop.of_box(gap.lo, gap.hi) > task.prop.limit:
             left = budget.seconds - (time.monotonic() - start)
-            gap = lp.improved(a, (p.output, index), gap, wanted, budget.lp, left)
+            gap = lp.improved(a.sharpest or a, (p.output, index), gap, wanted, budget.lp, left)
         return [Bound(gap.lo, gap.hi, "certified", self.name, time.monotonic() - start)]
