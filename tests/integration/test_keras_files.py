@@ -39,9 +39,8 @@ def ask(name: str, file: str, region: dict[str, Any], limit: float, **model: Any
     return report
 
 
-@pytest.mark.parametrize("semantics", ["float32", "real"])
 @pytest.mark.parametrize("region", [POINTS, GRID, REAL], ids=["points", "grid", "real"])
-@pytest.mark.parametrize("name", sorted(MANIFEST))
+@pytest.mark.parametrize(("name", "semantics"), [*((n, "float32") for n in sorted(MANIFEST)), ("image", "real")])
 def test_the_answers_are_those_of_the_converted_file(name: str, region: dict[str, Any], semantics: str) -> None:
     """Verdicts are equal; bounds up to the roundoff of the two references, which fold at different places."""
     reports = [ask(name, f, region, 0.1, float_semantics=semantics) for f in ("float.tflite", MANIFEST[name][0])]
@@ -51,7 +50,9 @@ def test_the_answers_are_those_of_the_converted_file(name: str, region: dict[str
         assert (s.index, s.verdict, s.evidence) == (t.index, t.verdict, t.evidence)
         assert s.proven is not None and t.proven is not None and abs(s.proven - t.proven) < 1e-5
         assert s.witnessed is not None and t.witnessed is not None
-        assert t.witnessed <= t.proven and abs(s.witnessed - t.witnessed) < 2e-5
+        assert t.witnessed <= t.proven and t.witnessed <= s.proven + 2e-5 and s.witnessed <= t.proven + 2e-5
+        if region is POINTS:  # elsewhere a search may end at another input
+            assert abs(s.witnessed - t.witnessed) < 2e-5
 
 
 def test_all_formats_give_the_same_bounds() -> None:
