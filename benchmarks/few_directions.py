@@ -28,9 +28,7 @@ import numpy as np
 from benchmarks.tables import write_part
 from qebgate.adapters.tflite.reader import read_tflite
 from qebgate.engines.concrete import Inputs, Session, gaps
-from qebgate.engines.dra.analysis import Settings
 from qebgate.engines.enumerate import Enumerate, all_codes
-from qebgate.engines.reference import reference_error
 from qebgate.evidence import Bound, Witness
 from qebgate.ir.align import align
 from qebgate.properties import Property
@@ -121,12 +119,13 @@ def measure(folder: Path, name: str, runtime: Runtime) -> Result:
         start = time.process_time()
         bound, witness = Enumerate().run(t, [], replace(Budget(), enumerate=count, seconds=3600.0), session)
         seconds = time.process_time() - start
+        exact, _ = Enumerate().run(
+            replace(t, float_semantics="real"), [], replace(Budget(), enumerate=count, seconds=3600.0), session
+        )
     assert isinstance(bound, Bound)
+    assert isinstance(exact, Bound)
     assert isinstance(witness, Witness)
-    # the same enumeration, widened by our own roundoff only
-    less = reference_error(t, Settings()) - reference_error(replace(t, float_semantics="real"), Settings())
-    float32 = float(np.maximum(-bound.lower, bound.upper).max())
-    real = float(np.maximum(-bound.lower - less, bound.upper - less).max())
+    float32, real = (float(np.maximum(-b.lower, b.upper).max()) for b in (bound, exact))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return Result(name, PAIRS[name][2], count, float(np.abs(witness.gap).max()), real, float32, seconds, whole, memory)
 

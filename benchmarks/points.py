@@ -34,11 +34,11 @@ NOT_PAIRS = {
     "its dynamic-range file as the reference": ("mlperf_kws01", "kws_ref_model_float32", "kws_ref_model"),
     "MNIST of another training run": ("aeq_mnist", "conv_fc_mnist", "conv_fc_mnist_srq_a8w8"),
 }
-HEADER = "| pair | reference | gap, largest over runtimes | proven | seconds, three runtimes | peak MiB |"
+HEADER = "| pair | reference | gap, largest over runtimes | proven | processor seconds, three runtimes | peak MiB |"
 
 
 def ask(folder: Path, names: tuple[str, str, str], semantics: str) -> tuple[float, float, float]:
-    """Witnessed and proven worst gap of the logits at the first stored input, and seconds."""
+    """Witnessed and proven worst gap of the logits at the first stored input, and seconds of processor time."""
     where, f, q = names
     policy = {
         "version": 1,
@@ -63,9 +63,9 @@ def ask(folder: Path, names: tuple[str, str, str], semantics: str) -> tuple[floa
             {"id": "c", "model": "m", "region": "r", "property": {"kind": "max_abs", "limit": 1e6, "tensor": "logits"}}
         ],
     }
-    start = time.monotonic()
+    start = time.process_time()
     report = check(parse_policy(policy, "benchmark", folder))
-    seconds = time.monotonic() - start
+    seconds = time.process_time() - start
     for e in report.errors:
         raise e.error
     result = report.checks[0]
