@@ -140,6 +140,8 @@ def _scan(search: Search) -> None:
     """Along every axis from the best points, all codes or many numbers, where the inputs are few."""
     box = search.box
     values = _axis_values(search)
+    if not values:
+        return
     count = sum(len(v) for v in values)
     spare = SCANNED * search.allowance
     while search.left > 0 and count * search.cost < spare:
@@ -161,7 +163,7 @@ def _axis_values(search: Search) -> list[Array]:
         return [
             np.arange(a, b + 1, dtype=box.lo.dtype) for a, b in zip(box.lo[box.free], box.hi[box.free], strict=True)
         ]
-    return [box.at(np.full(128, i), search.rng) for i in box.free.tolist()] if box.free.size <= 64 else [box.lo]
+    return [box.at(np.full(128, i), search.rng) for i in box.free.tolist()] if box.free.size <= 64 else []
 
 
 def _climb(search: Search, p: Program, points: Array, chosen: Index) -> Array:
