@@ -16,7 +16,7 @@ import numpy as np
 
 from qebgate.errors import DataError, PolicyError
 from qebgate.ir.tensor import Array
-from qebgate.numerics.rounding import F64
+from qebgate.numerics.rounding import F64, U64, down, up
 from qebgate.regions.cell import Cell, InputCodec
 from qebgate.regions.float32 import MAX32, ceil32, floor32
 from qebgate.regions.line import Codes, Line, grid_tracks, real_tracks
@@ -49,10 +49,10 @@ def real_segment(
     if not (np.abs(ends) <= MAX32).all():
         raise DataError("QEB451", "a region has a bound that is not finite", where=f"row {index}")
     # every real point of the line, and its nearest float32 number
-    lower, upper = (np.clip(e, low, high) for e in (ends.min(axis=0), ends.max(axis=0)))
-    moving = direction != 0
-    lower = np.where(moving, np.clip(floor32(np.nextafter(lower, -np.inf)), low, high), lower)
-    upper = np.where(moving, np.clip(ceil32(np.nextafter(upper, np.inf)), low, high), upper)
+    slack = 4 * U64 * (np.abs(start) + max(abs(t) for t in span) * np.abs(direction))
+    lower, upper = floor32(down(ends.min(axis=0) - slack)), ceil32(up(ends.max(axis=0) + slack))
+    still = direction == 0
+    lower, upper = (np.clip(np.where(still, start, e), low, high) for e in (lower, upper))
     middle = np.clip(start + float(np.clip(0.0, *span)) * direction, lower, upper).astype(np.float32)
     centre = middle.astype(np.float64).clip(lower, upper)
     if (lower == upper).all():
