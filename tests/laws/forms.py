@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 
 from qebgate.domains.gap import Interval
-from qebgate.domains.layers import ROOT
 from qebgate.engines.concrete import Inputs
 from qebgate.engines.dra.program import direct, program
 from qebgate.engines.forms.form import Form
@@ -140,6 +139,3 @@ def _form(what: str, form: Form, cell: int, e: np.ndarray, truth: np.ndarray, ow
     if bad.any():
         row, n = np.argwhere(bad)[0]
         seen.violations.append(f"{what}[{n}]: off by {off[row, n]!r}, remainder {rest[n]!r}")
-
-
-
