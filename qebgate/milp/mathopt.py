@@ -118,7 +118,8 @@ def row_multipliers(
 ) -> Iterator[F64 | None]:
     """Multipliers of a linear program's rows, one array per objective to maximise; None where there are none.
 
-    GLOP's dual simplex, for so many iterations at most; ``seconds`` is a guard of the wall clock.
+    HiGHS' interior point method (of the solvers in OR-Tools the fastest on these programs, by far), for so many
+    iterations at most; ``seconds`` is a guard of the wall clock.
     Positive on rows that hold from above.  Nothing is checked: whatever is built on them must be.
     """
     import numpy.typing  # noqa: F401, ICN001  # pyright: ignore[reportUnusedImport]
@@ -131,13 +132,13 @@ def row_multipliers(
     params = mathopt.SolveParameters(
         time_limit=dt.timedelta(seconds=max(seconds, 0.01)),
         iteration_limit=iterations,
-        lp_algorithm=mathopt.LPAlgorithm.DUAL_SIMPLEX,
+        lp_algorithm=mathopt.LPAlgorithm.BARRIER,
     )
     for objective in objectives:
         terms = ((variables[c], float(objective[c])) for c in np.flatnonzero(objective).tolist())
         program.maximize_linear_objective(mathopt.LinearSum(v * c for v, c in terms))
         try:
-            answer = mathopt.solve(program, mathopt.SolverType.GLOP, params=params)
+            answer = mathopt.solve(program, mathopt.SolverType.HIGHS, params=params)
         except Exception:  # noqa: BLE001  (whatever the solver's wrapper raises is a failed solve)
             yield None
             continue

@@ -16,7 +16,7 @@ from qebgate.domains import gap as gap_module
 from qebgate.domains import layers, lines
 from qebgate.domains.gap import Interval
 from qebgate.engines.dra import analysis as analysis_module
-from qebgate.engines.dra import backward, forward, lp, slopes
+from qebgate.engines.dra import backward, dual, forward
 from qebgate.engines.dra import program as program_module
 from qebgate.engines.dra.analysis import Settings
 from qebgate.errors import InternalError
@@ -283,38 +283,38 @@ def _max_pool_takes_the_first(m: Patch) -> None:
     m.setattr(max_pool_2d, "taps", lambda *a: real(*a)[:, :1])
 
 
-def _intercept_not_mixed(m: Patch) -> None:
-    """Slopes of the mixture, intercept of its lowest line."""
-    real = slopes.Mixture.line
-    m.setattr(slopes.Mixture, "line", lambda self: replace(real(self), intercept=self.c.min(axis=0)))
+def _other_points(m: Patch, change: Callable) -> None:
+    real = dual.Corners.of
+
+    def of(cls, n):
+        c = real(n)
+        return replace(c, points=change(n, c.points))
+
+    m.setattr(dual.Corners, "of", classmethod(of))
 
 
-def _part_without_its_interval(m: Patch) -> None:
-    m.setattr(lp.Certificate, "_interval", lambda self, coefficients, part, x: coefficients - part)
+def _first_corner(m: Patch) -> None:
+    first = lambda n, p: replace(p, **{k: getattr(p, k)[:1] for k in ("z", "q", "h", "above", "below")})  # noqa: E731
+    _other_points(m, first)
 
 
-def _interval_of_the_wrong_end(m: Patch) -> None:
-    real = lp.Certificate._interval
-    m.setattr(lp.Certificate, "_interval", lambda self, c, part, x: real(self, c, part, Interval(x.lo, x.lo)))
-
-
-def _gap_taken_from_one_side_only(m: Patch) -> None:
-    """``tau (hq - delta)`` added to a form: not zero."""
-    real = lp.Certificate.relax
+def _multipliers_of_one_side(m: Patch) -> None:
+    real = dual.Certified.relax
 
     def relax(self, layer, form):
-        part = self._parts[layer.output]
-        zero = np.zeros((1, layer.bf.size))
-        h, d = (zero if c is None else c for c in (form.h, form.d))
-        return real(self, layer, replace(form, h=h + np.where(part.live, d - part.gap, 0.0)))
+        pre = real(self, layer, form)
+        return replace(pre, q=None) if layer.output in self.at else pre
 
-    m.setattr(lp.Certificate, "relax", relax)
+    m.setattr(dual.Certified, "relax", relax)
 
 
-def _line_without_its_points(m: Patch) -> None:
-    """A slope of its own with the intercept of another."""
-    real = lines.Breakpoints.line
-    m.setattr(lines.Breakpoints, "line", lambda self, slope: lines.Line(slope, real(self, 0 * slope + 1.0).intercept))
+def _corners_without_rounding(m: Patch) -> None:
+    _other_points(m, lambda n, p: replace(p, above=p.below))
+
+
+def _corners_of_the_clamp(m: Patch) -> None:
+    """The quantized activation taken for its clamp."""
+    _other_points(m, lambda n, p: replace(p, above=np.clip(p.q, n.aq, n.bq), below=np.clip(p.q, n.aq, n.bq)))
 
 
 MUTANTS = (
@@ -347,11 +347,10 @@ MUTANTS = (
     Mutant("the quantized clamp taken for the float one", _relu_of_the_wrong_side, "exact"),
     Mutant("the gap of a clamped neuron is D", _delta_one_stream, "exact"),
     Mutant("a max pool sees one input", _max_pool_takes_the_first, "MAX_POOL_2D"),
-    Mutant("the intercepts of mixed lines are not mixed", _intercept_not_mixed, "lp"),
-    Mutant("a part of a form is dropped", _part_without_its_interval, "lp"),
-    Mutant("a part of a form takes the lower end for both", _interval_of_the_wrong_end, "lp"),
-    Mutant("the gap's identity loses a term", _gap_taken_from_one_side_only, "lp"),
-    Mutant("a line takes another slope's intercept", _line_without_its_points, "lp"),
+    Mutant("a neuron's supremum is at its first corner", _first_corner, "lp"),
+    Mutant("the quantized side's multipliers are not passed on", _multipliers_of_one_side, "lp"),
+    Mutant("corners without rounding", _corners_without_rounding, "lp"),
+    Mutant("corners of the clamp instead of the steps", _corners_of_the_clamp, "lp"),
 )
 
 
