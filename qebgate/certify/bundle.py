@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -19,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qebgate.adapters.data import load_arrays
 from qebgate.adapters.files import read_file
-from qebgate.certify.check import Hints
+from qebgate.certify.check import Hints, Shape
 from qebgate.certify.errors import EvidenceError
 from qebgate.certify.walk import Targets
 from qebgate.errors import DataError, printable
@@ -30,7 +31,7 @@ JSON_FILE, ARRAYS_FILE = "evidence.json", "hints.npz"
 MAX_JSON = 64 << 20
 MAX_ARRAYS = 256 << 20
 MAX_LEAVES = 4096
-MAX_LARGEST = 1e12
+MAX_LARGEST = 2.0**40
 """Largest slope or multiplier that is read: beyond it only roundoff would come."""
 
 Text = Annotated[str, Field(max_length=4096)]
@@ -157,19 +158,34 @@ def pack(arrays: Mapping[str, Array]) -> bytes:
     return out.getvalue()
 
 
+def write(folder: Path, fields: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
+    """Write a bundle: the statement's fields but for the hashes, and its arrays."""
+    data = pack(arrays)
+    named = {**fields, "arrays": {"path": ARRAYS_FILE, "sha256": hashlib.sha256(data).hexdigest()}}
+    named["sha256"] = digest(named)
+    text = json.dumps(named, indent=1, allow_nan=False) + "\n"
+    Statement.model_validate_json(text)  # what cannot be read must not be written
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ARRAYS_FILE).write_bytes(data)
+    (folder / JSON_FILE).write_text(text)
+
+
 def arrays_of(hints: Hints, leaf: int) -> tuple[dict[str, Array], dict[str, Any]]:
-    """A leaf's arrays, and its part of the JSON.  Slopes need no more than float32."""
-    out: dict[str, Array] = {f"leaf{leaf}.slopes.{v}": _small(s) for v, s in hints.slopes.items()}
+    """A leaf's arrays, and its part of the JSON, of hints that were :func:`rounded`."""
+    out: dict[str, Array] = {f"leaf{leaf}.slopes.{v}": s.astype(np.float32) for v, s in hints.slopes.items()}
     for k, t in enumerate(hints.targets):
         name = f"leaf{leaf}.target{k}"
         out |= {f"{name}.entries": t.entries.astype(np.int32), f"{name}.signs": t.signs.astype(np.int8)}
-        out |= {f"{name}.multipliers.{v}": _small(m) for v, m in t.multipliers.items()}
+        out |= {f"{name}.multipliers.{v}": m.astype(np.float32) for v, m in t.multipliers.items()}
     targets = [{"value": t.value, "kind": t.kind} for t in hints.targets]
     return out, {"refine": {str(v): level for v, level in hints.refine.items()}, "targets": targets}
 
 
-def _small(x: Array) -> Array:
-    return np.clip(x, -MAX_LARGEST, MAX_LARGEST).astype(np.float32)
+def rounded(hints: Hints) -> Hints:
+    """The hints as they are written: float32 is enough for slopes."""
+    small = lambda x: np.clip(x, -MAX_LARGEST, MAX_LARGEST).astype(np.float32).astype(np.float64)  # noqa: E731
+    targets = [replace(t, multipliers={v: small(m) for v, m in t.multipliers.items()}) for t in hints.targets]
+    return Hints({v: small(s) for v, s in hints.slopes.items()}, hints.refine, targets)
 
 
 def read(path: Path) -> tuple[Statement, dict[str, Array], Path]:
@@ -196,9 +212,9 @@ def read(path: Path) -> tuple[Statement, dict[str, Array], Path]:
     return statement, arrays, folder
 
 
-def hints_of(statement: Statement, arrays: Mapping[str, Array], leaf: int, sizes: Mapping[int, int]) -> Hints:
-    """A leaf's hints, for layers of these sizes; EvidenceError for missing, surplus, or misshapen arrays."""
-    part = statement.leaves[leaf]
+def hints_of(statement: Statement, arrays: Mapping[str, Array], leaf: int, shape: Shape) -> Hints:
+    """A leaf's hints; EvidenceError for missing, surplus, or misshapen arrays."""
+    part, sizes = statement.leaves[leaf], shape.lines
     left = {n: a for n, a in arrays.items() if n.startswith(f"leaf{leaf}.")}
 
     def take(name: str, kind: str, shape: tuple[int, ...] | None = None) -> Array:
@@ -217,9 +233,10 @@ def hints_of(statement: Statement, arrays: Mapping[str, Array], leaf: int, sizes
     for k, t in enumerate(part.targets):
         entries, signs = (take(f"target{k}.{n}", "i") for n in ("entries", "signs"))
         count = entries.size
-        if t.value not in sizes and t.kind != "gap":
-            raise _damaged("a target does not exist", found=f"leaf {leaf}: target {k}")
-        if entries.shape != (count,) or signs.shape != (count,) or not np.isin(signs, (-1, 1)).all():
+        of_gap = t.kind == "gap" and t.value == shape.output
+        most = shape.entries if of_gap else sizes.get(t.value, 0) if t.kind != "gap" else 0
+        inside = entries.shape == signs.shape == (count,) and entries.min() >= 0 and entries.max() < most
+        if not inside or not np.isin(signs, (-1, 1)).all():
             raise _damaged("a target's entries or signs are wrong", found=f"leaf {leaf}: target {k}")
         below = {v: m for v, m in sizes.items() if f"leaf{leaf}.target{k}.multipliers.{v}" in left}
         found = {v: take(f"target{k}.multipliers.{v}", "f", (2, count, m)) for v, m in below.items()}

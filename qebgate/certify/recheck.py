@@ -13,7 +13,7 @@ from qebgate.adapters import load_dense, load_model
 from qebgate.adapters.files import read_file
 from qebgate.adapters.fixed_point import FixedPoint, build
 from qebgate.certify.bundle import File, Statement, hints_of, read
-from qebgate.certify.check import Question, bounds, hull, layer_sizes
+from qebgate.certify.check import Question, bounds, hull, shape_of
 from qebgate.certify.cover import covers, restricted
 from qebgate.certify.errors import EvidenceError
 from qebgate.errors import printable
@@ -85,14 +85,14 @@ def _answer(statement: Statement, question: Question, arrays: dict[str, Array], 
         if not covers(parts, lower, upper):
             return Answer(False, "the leaves of the tree do not cover the region")
         cells = [_grid_cell(question.codec, *(v.reshape(cell.lower.shape) for v in p)) for p in parts]
-    sizes = layer_sizes(question)
+    shape = shape_of(question)
     if any(int(n.split(".")[0].removeprefix("leaf")) >= len(leaves) for n in arrays if n.startswith("leaf")) or any(
         not n.startswith("leaf") for n in arrays
     ):
         raise EvidenceError("QEB481", "the evidence is damaged: there are hints that belong to nothing")
     found: list[tuple[F64, F64]] = []
     for k, part in enumerate(cells):
-        hints = hints_of(statement, arrays, k, sizes)
+        hints = hints_of(statement, arrays, k, shape)
         found.append(bounds(_within(question, part), hints))
     lower, upper = hull(found)
     return _compare(statement, question, lower, upper, notes)

@@ -176,7 +176,7 @@ class Walk:
         if level and ROOT not in layer.inputs:
             facts = self._facts(layer, inputs, self._refined(layer, facts, level))
         for group in self.targets:
-            if group.value == layer.output and group.kind != "gap":
+            if group.value == layer.output and group.kind != "gap" and ROOT not in layer.inputs:
                 facts = self._facts(layer, inputs, self._improved(layer, facts, group))
         h, g, d = facts.z.clipped(*layer.clamp), facts.g, facts.d
         if not layer.exact:

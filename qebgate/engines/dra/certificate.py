@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +24,26 @@ from qebgate.task import Budget, Task
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Searched:
+    """Multipliers of one search: of z, zq or D of a layer's neurons, or of the gap of a value's entries, signed.
+
+    ``multipliers`` are value -> ``[2, R, m]``.
+    """
+
+    value: int
+    kind: Literal["z", "q", "d", "gap"]
+    entries: NDArray[np.intp]
+    signs: F64
+    multipliers: dict[int, F64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Certificate:
-    """Value -> slopes ``[10, m]``, and value -> level of refinement; see :mod:`qebgate.certify.walk`."""
+    """Value -> slopes ``[10, m]``, value -> level of refinement, and searches; see :mod:`qebgate.certify.walk`."""
 
     slopes: dict[int, F64]
     refine: dict[int, int]
+    targets: tuple[Searched, ...] = ()
 
 
 @dataclass
