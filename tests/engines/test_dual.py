@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from qebgate.engines.dra import dual as dual_module
+from qebgate.domains import corners as corners_module
+from qebgate.domains.corners import Corners, Points
 from qebgate.engines.dra.analysis import Analysis, Settings
 from qebgate.engines.dra.backward import Form
-from qebgate.engines.dra.dual import Certified, Corners, merged
+from qebgate.engines.dra.dual import Certified, merged
 from qebgate.engines.dra.program import program
 from qebgate.numerics.rounding import U64
 from qebgate.runtimes.profiles import Runtime
@@ -56,35 +57,35 @@ def test_corners_decide_every_supremum(part: int) -> None:
 
 
 def _no_first_step(m: pytest.MonkeyPatch) -> None:
-    real = dual_module._Steps.value
-    m.setattr(dual_module._Steps, "value", lambda s, q: np.where(q < s.first + 0.1 * s.above, s.low, real(s, q)))
+    real = corners_module._Steps.value
+    m.setattr(corners_module._Steps, "value", lambda s, q: np.where(q < s.first + 0.1 * s.above, s.low, real(s, q)))
 
 
 def _no_rounding(m: pytest.MonkeyPatch) -> None:
-    real = dual_module._Steps.value
-    m.setattr(dual_module._Steps, "value", lambda s, q: np.maximum(real(s, q) - 0.9 * s.above, s.low))
+    real = corners_module._Steps.value
+    m.setattr(corners_module._Steps, "value", lambda s, q: np.maximum(real(s, q) - 0.9 * s.above, s.low))
 
 
 def _corners_dropped(m: pytest.MonkeyPatch) -> None:
-    real = dual_module._distinct
+    real = corners_module._distinct
     keep = slice(None, None, 2)
 
-    def some(points: dual_module._Points, columns: np.ndarray) -> dual_module._Points:
+    def some(points: Points, columns: np.ndarray) -> Points:
         p = points
-        half = dual_module._Points(p.columns, p.z[keep], p.q[keep], p.h[keep], p.above[keep], p.below[keep])
+        half = Points(p.columns, p.z[keep], p.q[keep], p.h[keep], p.above[keep], p.below[keep])
         return real(half, columns)
 
-    m.setattr(dual_module, "_distinct", some)
+    m.setattr(corners_module, "_distinct", some)
 
 
 def _wrong_side(m: pytest.MonkeyPatch) -> None:
-    real = dual_module._Points.take
+    real = Points.take
 
-    def swapped(self: dual_module._Points, *a: np.ndarray) -> dual_module._Points:
+    def swapped(self: Points, *a: np.ndarray) -> Points:
         p = real(self, *a)
-        return dual_module._Points(p.columns, p.z, p.q, p.h, p.below, p.above)
+        return Points(p.columns, p.z, p.q, p.h, p.below, p.above)
 
-    m.setattr(dual_module._Points, "take", swapped)
+    m.setattr(Points, "take", swapped)
 
 
 @pytest.mark.parametrize("mutate", [_no_first_step, _no_rounding, _corners_dropped, _wrong_side])

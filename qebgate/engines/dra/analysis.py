@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from qebgate.domains.corners import Corners
 from qebgate.domains.crop import Crop
 from qebgate.domains.gap import Gap, Interval, tighten
 from qebgate.domains.layers import ROOT, Affine, Layer, MaxPool, Opaque
 from qebgate.domains.linear_map import Conv, Dense, Depthwise, Scale
 from qebgate.engines.dra.backward import Backward, Form, Pre, Resolved
-from qebgate.engines.dra.dual import Corners, Dual
+from qebgate.engines.dra.dual import Dual
 from qebgate.engines.dra.forward import (
     PreActivation,
     activate,
@@ -34,6 +35,8 @@ ROWS = 48
 
 ITERATIONS, HIDDEN = 4, 0.35
 """Iterations of multipliers for one of the budget: of the final bounds, and of hidden layers' D."""
+NEURONS = 1 << 17
+"""Multipliers are for networks of at most so many neurons: their corners take about a kilobyte each."""
 HIDDEN_WORK = 4e9
 """Multiply-adds of one hidden layer's multipliers at most: the widest gaps of large layers only."""
 
@@ -123,7 +126,7 @@ class Analysis:
         Multipliers where every layer is affine (:mod:`qebgate.engines.dra.dual`), else lines.  Where there are
         hidden dense layers, the analysis is repeated with better bounds of their D.
         """
-        if not all(isinstance(x, Affine) for x in self.layers):
+        if not all(isinstance(x, Affine) for x in self.layers) or sum(x.m for x in self._affines.values()) > NEURONS:
             return self.with_lines(output, index, gap, wanted, iterations)
         hidden = round(HIDDEN * iterations)
         deep = self._dense and any(x.grid is not None and self._deep(x) for x in self._affines.values())
