@@ -107,7 +107,7 @@ def run(task: Task, v: Variant) -> tuple[float, float, float]:
     if v.search:
         gap = a.tuned(p.output, index, gap, -np.inf, v.search)
     if v.lp:
-        gap = lp.improved(a, (p.output, index), gap, -np.inf, v.lp, 600.0)
+        gap = lp.improved(a.sharpest or a, (p.output, index), gap, -np.inf, v.lp, 600.0)
     return float(gap.lo[0]), float(gap.hi[0]), time.process_time() - start
 
 
