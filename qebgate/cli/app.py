@@ -67,7 +67,7 @@ def check(
     plan: Annotated[bool, typer.Option("--plan", help="Only say what would run.")] = False,
     output: Output = Path(".qebgate"),
     evidence: Annotated[
-        Path | None, typer.Option("--evidence", metavar="DIR", help="Write evidence for certified passes, for `recheck`.")
+        Path | None, typer.Option("--evidence", metavar="DIR", help="Write evidence for `recheck` here.")
     ] = None,
 ) -> int:
     """Run the gate: every check of a policy."""
