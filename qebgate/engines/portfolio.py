@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from qebgate.engines.base import Engine
+from qebgate.engines.branch.engine import Branch
 from qebgate.engines.concrete import Session
 from qebgate.engines.dra.engine import Dra
 from qebgate.engines.enumerate import Enumerate
@@ -23,8 +24,8 @@ from qebgate.numerics.rounding import passes
 from qebgate.properties import Property
 from qebgate.task import Budget, Task
 
-ORDER: tuple[type[Engine], ...] = (Execute, Segment, Falsify, Dra, Forms, Enumerate, Anneal, Milp)
-HOPELESS: tuple[type[Engine], ...] = (Dra, Milp)
+ORDER: tuple[type[Engine], ...] = (Execute, Segment, Falsify, Dra, Forms, Enumerate, Anneal, Branch, Milp)
+HOPELESS: tuple[type[Engine], ...] = (Dra, Branch, Milp)
 """Engines that treat rounding as free noise: not tried where the noise floor says that nothing can come of it."""
 FEW = 1 << 12
 """Regions of so few inputs are executed before anything is searched or bounded: that answers everything."""

@@ -12,7 +12,7 @@ _TOP = ("baseline", "waivers", "evidence")
 _RUNTIMES = ("envelope", "tflm", "tflm-single-rounding")
 _REGION_KINDS = ("vnnlib",)
 _PROPERTY_KINDS = ("max_rel", "same_top1", "max_l2")
-_ENGINES = ("branch", "statistical")
+_ENGINES = ("statistical",)
 _SUFFIXES = (".keras", ".h5", ".hdf5", ".npz", ".pb")
 _FLOAT_ONLY = _SUFFIXES[:-1]
 """Formats of float references; no quantized model is read from them."""

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 from pydantic_core import PydanticCustomError
 
 RuntimeName = Literal["litert-reference", "litert-builtin", "litert-xnnpack"]
-EngineName = Literal["execute", "segment", "enumerate", "falsify", "dra", "forms", "milp"]
+EngineName = Literal["execute", "segment", "enumerate", "falsify", "dra", "forms", "branch", "milp"]
 OnUnknown = Literal["fail", "warn"]
 
 Number = Annotated[float, Field(allow_inf_nan=False)]

@@ -92,12 +92,13 @@ def test_figures_of_real_pairs(
 def noisy_task(folder: Path, runtime: Runtime, radius: int) -> Task:
     """Two coarse hidden layers of 12 without an activation, whose roundings add up in narrow outputs."""
     rng, b = np.random.default_rng(0), Builder()
-    x = at = b.tensor((1, 12), "int8", scale=0.02)
+    x = at = b.tensor((1, 20), "int8", scale=0.02)
+    inputs = 20
     for size, scale in ((12, 1.0), (12, 1.0), (3, 0.09)):
-        w = b.tensor((size, 12), "int8", data=rng.choice([-100, 100], (size, 12)), scale=0.01)
+        w = b.tensor((size, inputs), "int8", data=rng.choice([-100, 100], (size, inputs)), scale=0.01)
         y = b.tensor((1, size), "int8", scale=scale)
         b.op("FULLY_CONNECTED", [at, w, -1], [y], version=4)
-        at = y
+        at, inputs = y, size
     model = b.build([x], [at])
     files = folder / "float.tflite", folder / "int8.tflite"
     for file, content in zip(files, (float_twin(model, rng), model), strict=True):

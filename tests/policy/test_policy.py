@@ -175,8 +175,7 @@ WRONG: list[tuple[str, str, str, str, str]] = [
     ("waivers", "on_unknown: fail\n", "waivers: []\n", "QEB216", "42:1"),
     ("evidence", "on_unknown: fail\n", "evidence: {inputs: omit}\n", "QEB216", "42:1"),
     ("envelope", "runtime: litert-xnnpack", "runtime: envelope", "QEB216", "6:5"),
-    ("keras", "models/float.tflite", "models/float.keras", "QEB216", "4:5"),
-    ("npz", "models/float.tflite", "models/float.npz", "QEB216", "4:5"),
+    ("saved model", "models/float.tflite", "models/float.pb", "QEB216", "4:5"),
     ("scale of a file", "float: models/float.tflite", "float: {file: a.tflite}", "QEB215", "4:5"),
     ("vnnlib", "kind: ball", "kind: vnnlib", "QEB216", "12:5"),
     ("arrays", "    array: x", "    arrays: {a: x}", "QEB216", "14:5"),
@@ -191,7 +190,7 @@ WRONG: list[tuple[str, str, str, str, str]] = [
     ("signature", "tensor: logits", "tensor: {signature: a}", "QEB216", "32:58"),
     ("statistical", "require: proof", "require: {statistical: {seed: 7}}", "QEB216", "33:5"),
     ("proof_or_statistical", "require: proof", "require: proof_or_statistical", "QEB216", "33:5"),
-    ("branch", "engines: [execute, dra]", "engines: [execute, branch]", "QEB216", "41:24"),
+    ("statistics", "engines: [execute, dra]", "engines: [execute, statistical]", "QEB216", "41:24"),
     # not YAML
     ("tab", "    radius: 0.02", "\tradius: 0.02", "QEB204", "17:1"),
     ("unclosed", "clip: [0.0, 1.0]", "clip: [0.0, 1.0", "QEB204", "21:17"),

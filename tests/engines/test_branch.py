@@ -1,0 +1,324 @@
+"""The dual and its branch and bound: against exhaustive truth, with garbage multipliers, and with planted mistakes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from qebgate.engines.branch import tree
+from qebgate.engines.branch.dual import Dual, Target
+from qebgate.engines.branch.engine import Branch, applies
+from qebgate.engines.branch.neuron import Box, Shape, supremum
+from qebgate.engines.branch.search import Steps, minimise
+from qebgate.engines.branch.tree import Tree
+from qebgate.engines.concrete import Session
+from qebgate.engines.dra.analysis import Analysis, Settings
+from qebgate.engines.dra.program import direct, program
+from qebgate.errors import InternalError
+from qebgate.evidence import Bound
+from qebgate.numerics.rounding import F64
+from qebgate.task import Budget
+from tests.fixed_point.slow import Net, random_net
+
+QUICK = Steps(30, 0.1, 1e-3)
+
+
+# -- one neuron ---------------------------------------------------------------------------------
+
+STEP = 0.125
+"""Everything is a multiple of it, so that sampled values and suprema are exact."""
+
+
+def _case(rng: np.random.Generator, m: int = 40) -> tuple[Box, Shape, tuple[F64, ...]]:
+    grid = lambda lo, hi, n=m: rng.integers(lo, hi + 1, (1, n)) * STEP  # noqa: E731
+    unit = float(rng.choice([0.5, 1.0]))
+    a, b = ((0.0, np.inf), (0.0, 1.5), (-np.inf, np.inf))[rng.integers(3)]
+    z0, q0 = grid(-24, 16), grid(-24, 16)
+    z1, q1 = z0 + grid(0, 24), q0 + grid(0, 24)
+    d0 = np.maximum(grid(-16, 8), q0 - z1)
+    d1 = np.minimum(d0 + grid(0, 16), q1 - z0)
+    box = Box(z0, z1, q0, q1, d0, np.maximum(d0, d1), q0 * 0, q0 * 0)
+    box.tighten((np.zeros(m, int), np.arange(m)))
+    # tightening rounds outwards by an ulp; back on the multiples
+    box = Box(*(np.round(v / STEP) * STEP for v in box.arrays))
+    half = unit / 2
+    codes = rng.integers(0, 3, (1, m)) * unit
+    top = codes + rng.integers(0, 4, (1, m)) * unit
+    box.s0 = np.clip(np.ceil((box.q0 - half) / unit) * unit, codes, top)
+    box.s1 = np.clip(np.floor((box.q1 + half) / unit) * unit, codes, top)
+    shape = Shape(a, b, np.full(m, half), np.full(m, half), unit, np.full(m, 64.0))
+    return box, shape, tuple(grid(-16, 16) for _ in range(4))
+
+
+def _sampled(box: Box, shape: Shape, c: tuple[F64, ...], j: int) -> float:
+    """The largest value of neuron j over all multiples of STEP in its box."""
+    nu, eta, lam, mu = (float(v[0, j]) for v in c)
+    z = np.arange(box.z0[0, j], box.z1[0, j] + STEP / 2, STEP)[:, None]
+    q = np.arange(box.q0[0, j], box.q1[0, j] + STEP / 2, STEP)[None]
+    inside = (q - z >= box.d0[0, j]) & (q - z <= box.d1[0, j])
+    if not inside.any():
+        return -np.inf
+    h = np.clip(z, shape.a, shape.b)
+    best = -np.inf
+    for s in (np.ceil((q - shape.below[j]) / shape.unit), np.floor((q + shape.above[j]) / shape.unit)):
+        codes = np.clip(s * shape.unit, box.s0[0, j], box.s1[0, j])
+        value = nu * h + eta * codes - lam * z - mu * q
+        best = max(best, float(value[inside].max()))
+    return best
+
+
+def _neuron_violations(seed: int) -> int:
+    box, shape, c = _case(np.random.default_rng(seed))
+    s = supremum(*c, box, shape)
+    top = (s.value + s.slack)[0]
+    return sum(_sampled(box, shape, c, j) > top[j] for j in range(top.size))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_no_point_is_above_the_supremum(seed: int) -> None:
+    assert _neuron_violations(seed) == 0
+
+
+def test_the_supremum_is_attained_where_nothing_is_rounded() -> None:
+    """With s = q exactly (no grid, no envelope) the vertices are on the sampled grid: equality."""
+    for seed in range(10):
+        box, shape, c = _case(np.random.default_rng(seed))
+        zero = np.zeros(box.z0.size)
+        plain = Shape(shape.a, shape.b, zero, zero, 0.0, shape.size)
+        exact = Box(*box.arrays[:6], box.q0, box.q1)
+        got = supremum(*c, exact, plain).value[0]
+        for j in range(got.size):
+            nu, eta, lam, mu = (v[0, j] for v in c)
+            z = np.arange(box.z0[0, j], box.z1[0, j] + STEP / 2, STEP)[:, None]
+            q = np.arange(box.q0[0, j], box.q1[0, j] + STEP / 2, STEP)[None]
+            inside = (q - z >= box.d0[0, j]) & (q - z <= box.d1[0, j])
+            if inside.any():
+                value = nu * np.clip(z, plain.a, plain.b) + (eta - mu) * q - lam * z
+                assert got[j] == value[inside].max()
+
+
+# -- whole networks -------------------------------------------------------------------------------
+
+
+def _question(seed: int) -> tuple[Net, tuple[int, ...], tuple[int, ...]]:
+    rng = np.random.default_rng(seed)
+    net = random_net(rng, int(rng.choice([4, 6, 8])), signed=bool(seed % 2), spread=float(rng.choice([0.8, 1.5])))
+    least, top = net.pair.quantized.input.dtype.code_range
+    lo = rng.integers(least, top - 12, 2)
+    hi = lo + rng.integers(1, 12, 2)
+    return net, tuple(lo.tolist()), tuple(hi.tolist())
+
+
+def _violations(seed: int, nodes: int = 60) -> list[str]:
+    """Bounds of the dual with garbage and searched multipliers, and of the tree, below the exact truth."""
+    net, lo, hi = _question(seed)
+    low, high = net.truth(lo, hi)
+    task = net.task(lo, hi)
+    p = direct(program(task))
+    a = Analysis(p.layers, p.box, Settings()).run()
+    dual, rng = Dual(p, a), np.random.default_rng(seed)
+    lines = {r.output: r for r in a.backward.layers}
+    found: list[str] = []
+    size = a.states[p.output].size
+    for k in range(size):
+        for sign, truth in ((1.0, high[k]), (-1.0, -low[k])):
+            target = Target.gap(p.output, size, k, sign)
+            start = dual.start(target, lines)
+            garbage = {i: (rng.normal(size=v[0].shape), rng.normal(size=v[1].shape)) for i, v in start.items()}
+            searched = minimise(dual, target, start, dual.region, QUICK).multipliers
+            for name, m in (("start", start), ("garbage", garbage), ("searched", searched)):
+                if Fraction(float(dual.bound(target, m, dual.region)[0])) < truth:
+                    found.append(f"{name} multipliers, output {k}")
+            grown = Tree(dual, target, start, QUICK, Steps(8, 0.1, 1e-2))
+            before = np.inf
+            for most in (1, nodes // 2, nodes):
+                bound = grown.run(-np.inf, most)
+                if Fraction(bound if np.isfinite(bound) else -(10**30)) < truth:
+                    found.append(f"tree of {grown.nodes} nodes, output {k}")
+                if bound > before:
+                    found.append("a bound rose")
+                before = bound
+            found += _uncovered(grown, rng)
+    return found
+
+
+def _uncovered(grown: Tree, rng: np.random.Generator, points: int = 300) -> list[str]:
+    """Points of the root's boxes (z, q, and a code that rounding can give) that are in no leaf."""
+    leaves = [node.splits for _, _, node in grown.open] + [node.splits for node in grown.stuck]
+    region = grown._region(leaves)
+    inside = np.ones((len(leaves), points), bool)
+    for layer, root in grown.dual.region.boxes.items():
+        shape, box = grown.dual.shapes[layer], region.boxes[layer]
+        if shape.unit == 0.0:
+            continue
+        within = lambda lo, hi: lo + (hi - lo) * rng.random((points, lo.shape[-1]))  # noqa: E731
+        z = within(root.z0, root.z1).clip(root.z0, root.z1)
+        low, high = np.maximum(root.q0, z + root.d0), np.minimum(root.q1, z + root.d1)
+        q = within(low, np.maximum(low, high))
+        real = (low <= high) & (q - z >= root.d0) & (q - z <= root.d1)  # pairs of values that the root allows
+        moved = q + np.where(rng.random(q.shape) < 0.5, -shape.below, shape.above) * rng.random(q.shape)
+        s = (np.rint(moved / shape.unit) * shape.unit).clip(root.s0, root.s1)
+        real &= (s <= q + shape.above) | (s == root.s0)
+        real &= (s >= q - shape.below) | (s == root.s1)
+        for lo, v, hi in ((box.z0, z, box.z1), (box.q0, q, box.q1), (box.s0, s, box.s1)):
+            inside &= ((lo[:, None] <= v[None]) & (v[None] <= hi[:, None]) | ~real[None]).all(axis=2)
+    return [] if not leaves or grown.closed > -np.inf or inside.any(axis=0).all() else ["a point is in no leaf"]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_bounds_contain_the_exact_truth(seed: int) -> None:
+    assert _violations(seed) == []
+
+
+def test_the_dual_is_never_looser_than_the_lines_it_starts_from() -> None:
+    better = 0
+    for seed in range(8):
+        net, lo, hi = _question(seed)
+        p = direct(program(net.task(lo, hi)))
+        a = Analysis(p.layers, p.box, Settings()).run()
+        gap = a.gap(p.output, np.arange(a.states[p.output].size))
+        dual = Dual(p, a)
+        for k in range(gap.lo.size):
+            target = Target.gap(p.output, gap.lo.size, k, 1.0)
+            start = dual.start(target, {r.output: r for r in a.backward.layers})
+            found = minimise(dual, target, start, dual.region, QUICK)
+            bound = float(dual.bound(target, found.multipliers, dual.region)[0])
+            better += bound < gap.hi[k]
+    assert better > 0
+
+
+def test_the_engine_decides_what_the_analysis_leaves_open() -> None:
+    decided = 0
+    with Session() as session:
+        for seed in range(6):
+            net, lo, hi = _question(seed)
+            low, high = net.truth(lo, hi)
+            worst = max(abs(v) for v in (*low, *high))
+            task = net.task(lo, hi, limit=float(worst) * 1.15)
+            for e in Branch().run(task, [], Budget(branch=400), session):
+                if isinstance(e, Bound):
+                    assert all(Fraction(x) <= v for x, v in zip(e.lower.tolist(), low, strict=True))
+                    assert all(Fraction(x) >= v for x, v in zip(e.upper.tolist(), high, strict=True))
+                    decided += task.prop.of_box(e.lower, e.upper) <= task.prop.limit
+    assert decided >= 3
+
+
+class _Interruption(Exception):  # noqa: N818
+    pass
+
+
+def test_an_interrupted_tree_still_has_a_bound() -> None:
+    interrupted = 0
+    for seed in range(6):
+        net, lo, hi = _question(seed)
+        high = [float(v) for v in net.truth(lo, hi)[1]]
+        p = direct(program(net.task(lo, hi)))
+        a = Analysis(p.layers, p.box, Settings()).run()
+        dual, size = Dual(p, a), a.states[p.output].size
+        target = Target.gap(p.output, size, int(np.argmax(high)), 1.0)
+        grown = Tree(dual, target, dual.start(target, {r.output: r for r in a.backward.layers}), QUICK)
+        count = itertools.count()
+
+        def pulse(count: itertools.count[int] = count) -> None:
+            if next(count) > 100:
+                raise _Interruption
+
+        try:
+            grown.run(-np.inf, 10_000, pulse)
+        except _Interruption:
+            interrupted += 1
+            assert grown.open
+        assert grown.nodes > 0
+        assert Fraction(grown.bound) >= max(net.truth(lo, hi)[1])
+    assert interrupted
+
+
+def test_it_applies_to_what_it_says() -> None:
+    net, lo, hi = _question(0)
+    assert applies(direct(program(net.task(lo, hi))))
+    with Session() as session:
+        assert Branch().run(net.task(lo, lo), [], Budget(branch=10), session) == []
+        assert Branch().run(net.task(lo, hi), [], Budget(branch=0), session) == []
+
+
+# -- mistakes on purpose --------------------------------------------------------------------------
+
+
+def _no_limit_before_the_step(m: pytest.MonkeyPatch) -> None:
+    m.setattr(Shape, "first", lambda self, box: box.s1 + 1e9)
+
+
+def _gap_forgotten_outside(m: pytest.MonkeyPatch) -> None:
+    real = Box.tighten
+
+    def narrow(self: Box, at) -> None:
+        real(self, at)
+        self.d1[at] = 0.5 * (self.d0[at] + self.d1[at])
+
+    m.setattr(Box, "tighten", narrow)
+
+
+def _split_drops_a_code(m: pytest.MonkeyPatch) -> None:
+    real = tree._apply
+
+    def strict(box, row, s, shape) -> None:
+        further = s.at + (s.kind == "code" and s.upper)
+        real(box, row, tree.Split(s.layer, s.neuron, s.kind, further, s.upper), shape)
+
+    m.setattr(tree, "_apply", strict)
+
+
+def _split_forgets_rounding(m: pytest.MonkeyPatch) -> None:
+    real = tree._apply
+
+    def strict(box, row, s, shape) -> None:
+        none = np.zeros_like(shape.above)
+        real(box, row, s, Shape(shape.a, shape.b, none, none, shape.unit, shape.size))
+
+    m.setattr(tree, "_apply", strict)
+
+
+def _split_keeps_one_half(m: pytest.MonkeyPatch) -> None:
+    real = Tree._choices
+
+    def one(self, *rest):
+        return [None if c is None else (c[0], c[0]) for c in real(self, *rest)]
+
+    m.setattr(Tree, "_choices", one)
+
+
+def _noise_of_signs(m: pytest.MonkeyPatch) -> None:
+    real = Dual.evaluate
+
+    def less(self, target, multipliers, region):
+        e = real(self, target, multipliers, region)
+        return type(e)(e.value - np.abs(e.input).sum(axis=1) * 1e-3, e.slack, e.points, e.pulled, e.input, e.slope)
+
+    m.setattr(Dual, "evaluate", less)
+
+
+@pytest.mark.parametrize(
+    "mutate",
+    [
+        _no_limit_before_the_step,
+        _gap_forgotten_outside,
+        _split_drops_a_code,
+        _split_forgets_rounding,
+        _split_keeps_one_half,
+        _noise_of_signs,
+    ],
+)
+def test_mistakes_are_noticed(mutate: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    mutate(monkeypatch)
+
+    def noticed(seed: int) -> bool:
+        try:
+            return bool(_neuron_violations(seed)) or bool(_violations(seed, 300))
+        except InternalError:
+            return True
+
+    assert any(noticed(seed) for seed in range(12))
