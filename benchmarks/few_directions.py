@@ -49,7 +49,10 @@ RADIUS = 3
 
 HEAD = """\
 A region with few free inputs is finite on the quantized grid, so it is executed completely: the result is exact up to
-the float reference's roundoff. Only what the free inputs reach is executed; see `qebgate/engines/reached.py`.
+the float reference's roundoff. Only what the free inputs reach is executed; see `qebgate/engines/reached.py`. Of the
+float network little is left: neurons that do not switch in the region are composed into sums of the inputs
+(`qebgate/engines/forms/collapse.py`). Of many outputs, only those that could be worst are looked at: the bound then
+rests on outward rounding for the others (`certified`).
 Measured with `{command}`
 ({machine}, one thread, numpy {numpy}, {runtime} semantics).
 
@@ -162,8 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 TAIL = """
 The memory is that of the whole process, interpreters and models included. The two deep networks are executed as a
 whole, as every region of fewer than 4,096 inputs is; their seconds go mostly into bounding the reference's roundoff
-over the region, and for float32 that bound is not useful there: as far as the analysis can tell,
-nearly every neuron may switch.
+over the region.
 """
 
 if __name__ == "__main__":
