@@ -86,9 +86,8 @@ def _answer(statement: Statement, question: Question, arrays: dict[str, Array], 
             return Answer(False, "the leaves of the tree do not cover the region")
         cells = [_grid_cell(question.codec, *(v.reshape(cell.lower.shape) for v in p)) for p in parts]
     shape = shape_of(question)
-    if any(int(n.split(".")[0].removeprefix("leaf")) >= len(leaves) for n in arrays if n.startswith("leaf")) or any(
-        not n.startswith("leaf") for n in arrays
-    ):
+    known = {f"leaf{k}" for k in range(len(leaves))}
+    if any(n.partition(".")[0] not in known for n in arrays):
         raise EvidenceError("QEB481", "the evidence is damaged: there are hints that belong to nothing")
     found: list[tuple[F64, F64]] = []
     for k, part in enumerate(cells):
