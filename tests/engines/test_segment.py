@@ -115,13 +115,15 @@ def figure(bound: Bound) -> float:
 def test_grid_segments_are_executed(name: str, session: Session) -> None:
     t = tiny(name)
     rng = np.random.default_rng(sum(name.encode()))
-    for k in range(4):
+    for k in range(3):
         cell, _ = draw(t, "grid", rng)
         if cell.line is None:
             continue
         runtime = RUNTIMES[k % 3]
         codes, _, _ = tracks(cell.line)
         for floats, dtype, error in (("real", np.longdouble, EXACT), ("float32", np.float32, 0.0)):
+            if floats == "float32" and k % 2:
+                continue
             task = t.task(cell, runtime, floats)  # type: ignore[arg-type]
             x = task.codec.grid(codes.reshape(-1, *cell.lower.shape))
             h = run_float(t.pair.float, x, dtype=dtype)[t.pair.float.outputs[0]].reshape(len(x), -1)  # type: ignore[arg-type]
@@ -146,7 +148,7 @@ def test_real_segments_are_walked(name: str, mode: str, session: Session) -> Non
         return
     rng = np.random.default_rng(sum(name.encode()) + len(mode))
     witnessed: list[float] = []
-    for k in range(4):
+    for k in range(3):
         cell, _ = draw(t, "real", rng, mode)
         if cell.line is None:
             continue
