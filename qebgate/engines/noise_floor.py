@@ -66,7 +66,7 @@ def steer(task: Task, pulse: Callable[[], None] = lambda: None) -> tuple[Floor, 
     p = direct(program(task))
     noise = noise_floor(p, task.outputs)
     grid = next((x.grid for x in p.layers if isinstance(x, Affine) and x.output == noise.output), None)
-    floor = Floor(noise.worst, noise.span if grid is None else float(np.subtract(*grid.range[::-1])))
+    floor = Floor(noise.worst, noise.span if grid is None else grid.range[1] - grid.range[0])
     # a limit on a softmax says nothing about what goes into it
     enough = max(floor.span, task.prop.limit * task.prop.unit if noise.output == p.output else 0.0)
     if grid is None or not noise.worst > enough:
