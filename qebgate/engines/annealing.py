@@ -1,6 +1,6 @@
 """Simulated annealing over the inputs of a region, and the descent that ends it.
 
-Many chains at low temperatures, restarted often, find more than one long run; the temperatures are shares
+A few chains at low temperatures find more than many short ones, or one at a high; the temperatures are shares
 of the largest gap known, so that a rescaled network is searched in the same way.  All changes are
 evaluated bit for bit on the quantized side; what is found is executed in full before it counts.
 """
@@ -18,7 +18,7 @@ from qebgate.engines.search import Search
 from qebgate.ir.tensor import Array
 from qebgate.numerics.rounding import F64
 
-TEMPERATURES = (0.002, 0.004, 0.008, 0.016)
+TEMPERATURES = (0.001, 0.002, 0.004, 0.008)
 """Of the chains, at the start of a run: shares of the largest gap known."""
 COOLED = 0.05
 """Share of its first temperature that a chain ends with."""

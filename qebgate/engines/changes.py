@@ -71,7 +71,7 @@ class Changes(ABC):
 class Stepwise(Changes):
     """Incremental: the first layer is not executed again."""
 
-    chains = 16
+    chains = 8
 
     def __init__(self, search: Search, net: Incremental) -> None:
         super().__init__(search)

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from qebgate.engines.annealing import BLOCK, Chains, descend
+from qebgate.engines.annealing import BLOCK, DESCENTS, Chains, descend
 from qebgate.engines.changes import Changes, changes_of
 from qebgate.engines.concrete import Session
 from qebgate.engines.dra.program import Program, program
+from qebgate.engines.enumerate import all_codes
 from qebgate.engines.gradient import gap_gradient
 from qebgate.engines.guard import GuardedStop
-from qebgate.engines.search import Search
+from qebgate.engines.search import CALL, Search
 from qebgate.engines.segment import Segment
 from qebgate.evidence import Bound, Evidence, Stopped, Witness
 from qebgate.ir.tensor import Array
@@ -29,8 +30,12 @@ FIRST = 0.125
 """Share of the budget that the short search has; the long one has the rest."""
 SAMPLED = 0.25
 """Share of the short search that goes to corners and random points."""
+BY_CHANCE = 0.02
+"""Share of the long search that goes to random points: rounding makes gaps rough where the inputs are few."""
 SCANNED = 0.25
 """Share of a search that may go to all values of each input, where there are few."""
+WHOLE = 0.5
+"""Share of the long search that may go to executing every input of a finite region instead."""
 ROWS = 24
 """Points that climb at once."""
 CLIMBS = 60
@@ -44,7 +49,7 @@ GRADIENT = 3.0
 RIVAL = 0.6
 """A target is annealed beside the best one if its gap is at least so large a part of that one's."""
 RIVALS = 4
-RUNS = (0.15, 0.4, 1.0)
+RUNS = (0.3, 1.0)
 """Runs of the annealing: the shares of what is left at their beginning."""
 MOST_BYTES = 1 << 28
 """Largest array of inputs of a segment."""
@@ -85,6 +90,9 @@ class Falsify:
         start = search.box.random(len(chosen), search.rng)
         start[: len(order)] = search.point[chosen][: len(order)]
         _climb(search, program(search.task), start, chosen)
+        changes = changes_of(search)
+        if DESCENTS * changes.units(2 * search.box.free.size) < search.left:
+            _descend(search, changes)
 
 
 class Anneal(Falsify):
@@ -98,8 +106,11 @@ class Anneal(Falsify):
         search.rng = np.random.default_rng((search.budget.seed, 1))
         starts = [_point_of(search, w) for w in known if isinstance(w, Witness)]
         search.evaluate(np.stack([*starts, *search.box.random(64, search.rng)]))
+        search.evaluate(search.box.random(search.affordable(BY_CHANCE, 1 << 15), search.rng))
         targets = search.open(known)
         if not targets.size or search.violated:
+            return
+        if _everything(search):
             return
         search.follow(targets)
         _scan(search)
@@ -112,9 +123,12 @@ class Anneal(Falsify):
             steps = int(share * search.left / changes.units(changes.chains))
             if steps >= BLOCK:
                 _anneal(search, changes, reached, chosen, steps)
-        # where an execution takes too long for that, climbs from elsewhere
-        while search.left >= CLIMBS * GRADIENT * search.cost:
-            chosen = _rivals(search, 2)
+        # where an execution takes too long for that: climbs from elsewhere
+        spent = -1.0
+        while search.left > 0 and search.spent > spent:
+            spent = search.spent
+            many = CLIMBS * _price(search, ROWS) <= search.left
+            chosen = _rivals(search, ROWS if many else 2)
             _climb(search, p, search.box.random(len(chosen), search.rng), chosen)
 
 
@@ -136,6 +150,20 @@ def _sample(search: Search, n: int) -> None:
     search.evaluate(np.concatenate([np.stack([box.lo, box.hi]), corners, box.random(half, rng)]))
 
 
+def _everything(search: Search) -> bool:
+    """Execute all inputs of a finite region where a part of the effort pays for that."""
+    cell, rows = search.task.cell, search.rows
+    count = cell.count
+    # compared as integers: regions have more inputs than a float can count
+    if count is None or count > int(WHOLE * search.allowance / (search.cost + CALL / rows)):
+        return False
+    for codes in all_codes(cell, rows):
+        if search.violated:
+            break
+        search.evaluate(codes.reshape(len(codes), -1))
+    return True
+
+
 def _scan(search: Search) -> None:
     """Along every axis from the best points, all codes or many numbers, where the inputs are few."""
     box = search.box
@@ -143,11 +171,12 @@ def _scan(search: Search) -> None:
     if not values:
         return
     count = sum(len(v) for v in values)
+    price = CALL + count * search.cost
     spare = SCANNED * search.allowance
-    while search.left > 0 and count * search.cost < spare:
+    while search.left > 0 and price < spare:
         before = search.value.copy()
         for t in range(len(search.value)):
-            spare -= count * search.cost
+            spare -= price
             if spare < 0 or search.violated:
                 return
             points = np.repeat(search.point[t][None], count, axis=0)
@@ -176,7 +205,7 @@ def _climb(search: Search, p: Program, points: Array, chosen: Index) -> Array:
     weights = np.zeros((len(points), search.task.pair.float.output.size))
     weights[rows, np.asarray(search.task.outputs)[output]] = sign
     best, reached = np.full(len(points), -np.inf), points.copy()
-    price = GRADIENT * search.cost * len(points)
+    price = _price(search, len(points))
     for k in range(CLIMBS):
         if search.left < price:
             break
@@ -187,12 +216,17 @@ def _climb(search: Search, p: Program, points: Array, chosen: Index) -> Array:
         better = value > best
         best[better], reached[better] = value[better], points[better]
         g = gap_gradient(p, box.real(points), weights)
-        search.spend((GRADIENT - 1.0) * search.cost * len(points))
+        search.spend(price - CALL - search.cost * len(points))
         target = np.where(g > 0, box.hi, np.where(g < 0, box.lo, points))
         moved = rng.random(points.shape) < (FLIPPED if k else 1.0)
         points = np.where(moved, target, points)
         points = np.where(rng.random(points.shape) < SHAKEN, box.random(len(points), rng), points)
     return reached
+
+
+def _price(search: Search, rows: int) -> float:
+    """Units of a gradient step from so many points, their execution included."""
+    return GRADIENT * (CALL + search.cost * rows)
 
 
 def _rivals(search: Search, chains: int) -> Index:
@@ -208,8 +242,13 @@ def _anneal(search: Search, changes: Changes, points: Array, chosen: Index, step
     if search.left > 0:
         chains.finish()
     if search.left > 0:
-        t = int(np.argmax(search.value))
-        descend(search, changes, search.point[t], int(search.output[t]), float(search.sign[t]))
+        _descend(search, changes)
+
+
+def _descend(search: Search, changes: Changes) -> None:
+    """From the best point of all, towards its target."""
+    t = int(np.argmax(search.value))
+    descend(search, changes, search.point[t], int(search.output[t]), float(search.sign[t]))
 
 
 def _point_of(search: Search, w: Witness) -> Array:

@@ -23,7 +23,9 @@ from qebgate.task import Budget, Task
 
 MOST_TARGETS = 32
 """Targets that are followed; of more, those with the largest gaps seen first."""
-CHEAPEST, COSTLIEST = 2_000.0, 50_000.0
+CALL = 100_000.0
+"""Units of executing a batch, besides those of its inputs."""
+CHEAPEST, COSTLIEST = 5_000.0, 50_000.0
 """Units that one input of the budget stands for: a search of a large network executes fewer, of a tiny one more."""
 REPLAYED = 4
 """Candidates replayed in the real runtime while none of them violates the property there."""
@@ -137,7 +139,7 @@ class Search:
             parts.append(out)
             self.executed += len(chunk)
             self.remember(chunk, out)
-            self.spend(self.cost * len(chunk))
+            self.spend(CALL + self.cost * len(chunk))
             self.confirm()
             if self.violated:
                 break
