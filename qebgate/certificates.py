@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +17,7 @@ import numpy as np
 
 from qebgate._version import __version__
 from qebgate.certify.bundle import arrays_of, rounded, write
-from qebgate.certify.check import Hints, Question, bounds, shape_of
+from qebgate.certify.check import Hints, Question, Shape, bounds, shape_of
 from qebgate.certify.errors import EvidenceError
 from qebgate.certify.recheck import claim_of
 from qebgate.certify.walk import Targets
@@ -73,7 +73,7 @@ def _save(source: PolicyFile, planned: PlannedCheck, job: Job, result: TaskResul
     semantics = cast("FloatSemantics", job.float_semantics)
     task = Task(job.pair, job.cell, job.codec, job.prop, result.outputs, job.runtime, semantics)
     question = Question(task.pair, task.cell, task.codec, task.outputs, task.runtime, semantics == "float32")
-    hints = hints_of(certificate(task, job.budget), shape_of(question).lines)
+    hints = hints_of(certificate(task, job.budget), shape_of(question))
     lower, upper = claim_of(*bounds(question, hints))
     proven = job.prop.of_box(lower, upper)
     if not passes(proven, job.prop.limit):
@@ -89,11 +89,11 @@ def _save(source: PolicyFile, planned: PlannedCheck, job: Job, result: TaskResul
     return None
 
 
-def hints_of(c: Certificate, sizes: Mapping[int, int]) -> Hints:
+def hints_of(c: Certificate, shape: Shape) -> Hints:
     """An analysis' slopes as the checker's hints; where it has none for a layer, those of the identity."""
     plain = np.array([1.0, 1, 1, 1, 1, 0, 0, 1, 0, 0])[:, None]
-    slopes = {v: c.slopes[v] if v in c.slopes else np.repeat(plain, m, axis=1) for v, m in sizes.items()}
-    refine = {v: level for v, level in c.refine.items() if v in sizes}
+    slopes = {v: c.slopes[v] if v in c.slopes else np.repeat(plain, m, axis=1) for v, m in shape.lines.items()}
+    refine = {v: level for v, level in c.refine.items() if v in shape.layers}
     targets = [Targets(t.value, t.kind, t.entries, t.signs, t.multipliers) for t in c.targets]
     return rounded(Hints(slopes, refine, targets))
 

@@ -214,7 +214,7 @@ def read(path: Path) -> tuple[Statement, dict[str, Array], Path]:
 
 def hints_of(statement: Statement, arrays: Mapping[str, Array], leaf: int, shape: Shape) -> Hints:
     """A leaf's hints; EvidenceError for missing, surplus, or misshapen arrays."""
-    part, sizes = statement.leaves[leaf], shape.lines
+    part, sizes = statement.leaves[leaf], shape.layers
     left = {n: a for n, a in arrays.items() if n.startswith(f"leaf{leaf}.")}
 
     def take(name: str, kind: str, shape: tuple[int, ...] | None = None) -> Array:
@@ -225,7 +225,7 @@ def hints_of(statement: Statement, arrays: Mapping[str, Array], leaf: int, shape
             raise _damaged("a hint is absurdly large", found=printable(name))
         return a.astype(np.float64) if kind == "f" else a
 
-    slopes = {v: take(f"slopes.{v}", "f", (10, m)) for v, m in sizes.items()}
+    slopes = {v: take(f"slopes.{v}", "f", (10, m)) for v, m in shape.lines.items()}
     refine = {int(v): level for v, level in part.refine.items() if v.isdecimal() and int(v) in sizes}
     if len(refine) != len(part.refine):
         raise _damaged("a layer to refine does not exist", found=f"leaf {leaf}")
@@ -233,8 +233,7 @@ def hints_of(statement: Statement, arrays: Mapping[str, Array], leaf: int, shape
     for k, t in enumerate(part.targets):
         entries, signs = (take(f"target{k}.{n}", "i") for n in ("entries", "signs"))
         count = entries.size
-        of_gap = t.kind == "gap" and t.value == shape.output
-        most = shape.entries if of_gap else sizes.get(t.value, 0) if t.kind != "gap" else 0
+        most = sizes.get(t.value, 0) if t.kind != "gap" or t.value == shape.output else 0
         inside = entries.shape == signs.shape == (count,) and entries.min() >= 0 and entries.max() < most
         if not inside or not np.isin(signs, (-1, 1)).all():
             raise _damaged("a target's entries or signs are wrong", found=f"leaf {leaf}: target {k}")

@@ -67,18 +67,17 @@ def bounds(question: Question, hints: Hints) -> tuple[F64, F64]:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What hints must fit: value -> neurons of every layer that has lines, and the compared value's entries."""
+    """What hints must fit: value -> neurons of every layer, those that have lines, and the compared value."""
 
+    layers: Mapping[int, int]
     lines: Mapping[int, int]
     output: int
-    entries: int
 
 
 def shape_of(question: Question) -> Shape:
     """The shape of a question's hints."""
     p = rows_of(question.pair, question.cell, question.codec, question.runtime, float32=question.float32)
-    entries = next(x.m for x in p.layers if x.output == p.output)
-    return Shape({x.output: x.m for x in p.layers if not x.exact}, p.output, entries)
+    return Shape({x.output: x.m for x in p.layers}, {x.output: x.m for x in p.layers if not x.exact}, p.output)
 
 
 def hull(parts: Sequence[tuple[F64, F64]]) -> tuple[F64, F64]:

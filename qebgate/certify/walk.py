@@ -65,7 +65,7 @@ class Value:
 class Facts:
     """What is known of a layer before its lines: intervals of z, zq, D; E; magnitudes behind z, zq, D; hq, its codes.
 
-    ``corners`` are None for exact layers.
+    ``corners`` are None for exact layers without multipliers.
     """
 
     z: Box
@@ -179,10 +179,11 @@ class Walk:
             if group.value == layer.output and group.kind != "gap" and ROOT not in layer.inputs:
                 facts = self._facts(layer, inputs, self._improved(layer, facts, group))
         h, g, d = facts.z.clipped(*layer.clamp), facts.g, facts.d
-        if not layer.exact:
+        if not layer.exact or any(layer.output in t.multipliers for t in self.targets):
             n = Neurons(facts.z, facts.q, d, layer.clamp, layer.below, layer.above, layer.grid and layer.grid.unit, g)
             facts = replace(facts, corners=n.corners())
             assert facts.corners is not None
+        if facts.corners is not None and not layer.exact:
             one, none = np.array([[1.0], [-1.0]]), np.zeros((2, layer.m))
             highest, lowest = facts.corners.supremum(-one, one, none, none)
             d = Box(-lowest, highest)
@@ -256,12 +257,12 @@ class Walk:
 
     @staticmethod
     def _lines(layer: Layer, facts: Facts, slopes: F64 | None) -> Lines:
-        if facts.corners is None or slopes is None:  # hq is about zq, h about z, delta about D
+        if layer.exact or slopes is None:  # hq is about zq, h about z, delta about D
             slopes = np.zeros((10, layer.m))
             slopes[[0, 1, 2, 3, 4, 7]] = 1.0
         z, q, d = facts.z.magnitude, facts.q.magnitude, facts.d.magnitude
         c = np.zeros((6, layer.m))
-        if facts.corners is not None:
+        if facts.corners is not None and not layer.exact:
             sign = np.array([1.0, -1.0] * 3)[:, None]
             none = np.zeros((2, layer.m))
             dd, dz, dq = slopes[[4, 7]], slopes[[5, 8]], slopes[[6, 9]]
@@ -339,10 +340,10 @@ class Walk:
             if form is None:
                 continue
             given, corners = multipliers.get(layer.output), self.facts[layer.output].corners
-            if corners is None:
+            if given is None and layer.exact:
                 self._through(rows, layer, form.h, form.g, form.d)
                 continue
-            if given is None:
+            if given is None or corners is None:
                 self._through(rows, layer, *self._relaxed(rows, form, self.lines[layer.output]))
                 continue
             ah, ag = (_sum(v, None if form.d is None else s * form.d) for v, s in ((form.h, -1), (form.g, 1)))

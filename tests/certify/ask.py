@@ -19,7 +19,7 @@ def question_of(task: Task) -> Question:
 
 
 def engine_hints(task: Task, budget: Budget | None = None) -> Hints:
-    return hints_of(certificate(task, budget or Budget()), shape_of(question_of(task)).lines)
+    return hints_of(certificate(task, budget or Budget()), shape_of(question_of(task)))
 
 
 def garbage(question: Question, rng: Rng) -> Hints:
@@ -35,7 +35,7 @@ def garbage(question: Question, rng: Rng) -> Hints:
         kind = ("z", "q", "d", "gap")[int(rng.integers(4))]
         value = program.output if kind == "gap" else int(rng.choice(list(sizes) or [program.output]))
         count = int(rng.integers(1, 5))
-        multipliers = {v: wild(2, count, m) for v, m in sizes.items() if rng.random() < 0.7}
+        multipliers = {v: wild(2, count, m) for v, m in widths.items() if rng.random() < 0.7}
         entries = rng.integers(0, widths[value], count)
         targets.append(Targets(value, kind, entries, rng.choice([-1.0, 1.0], count), multipliers))
     return Hints(slopes, refine, targets)

@@ -133,7 +133,7 @@ class Analysis:
         best = self
         if hidden and deep and self.settings.deep:
             settings = replace(self.settings, hidden=hidden, work=self.work_left)
-            best = Analysis(self.layers, self.root, settings, pulse=self.pulse).run()
+            best = type(self)(self.layers, self.root, settings, pulse=self.pulse).run()
             gap = gap.meet(best.gap(output, index))
         self.sharpest = best
         return best.improved(output, index, gap, wanted, ITERATIONS * iterations)

@@ -5,7 +5,7 @@ For :mod:`qebgate.certify`, which derives bounds of its own from them; intercept
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from qebgate.domains.gap import Gap
 from qebgate.domains.layers import Affine
 from qebgate.engines.dra.analysis import Analysis, Settings
-from qebgate.engines.dra.backward import Resolved
+from qebgate.engines.dra.backward import Backward, Form, Pre, Resolved
+from qebgate.engines.dra.dual import Dual, Sides
 from qebgate.engines.dra.forward import PreActivation
 from qebgate.engines.dra.program import direct, program
 from qebgate.engines.guard import Guard
@@ -46,11 +47,46 @@ class Certificate:
     targets: tuple[Searched, ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class _Watched(Dual):
+    """A search for multipliers that remembers what it found, and of what."""
+
+    found: list[Searched] = field(default_factory=list[Searched])
+    last: list[dict[int, Sides]] = field(default_factory=list[dict[int, Sides]])
+
+    def search(self, forms: Mapping[int, Form], iterations: int) -> dict[int, Sides]:
+        self.last[:] = [super().search(forms, iterations)]
+        return self.last[0]
+
+    def value(self, backward: Backward, target: Mapping[int, Form], iterations: int) -> F64:
+        bound = super().value(backward, target, iterations)
+        ((value, form),) = target.items()
+        self._keep(value, "gap", form.d)
+        return bound
+
+    def before(self, backward: Backward, layer: Resolved, pre: Pre, iterations: int) -> F64:
+        bound = super().before(backward, layer, pre, iterations)
+        self._keep(layer.output, "d", pre.d)
+        return bound
+
+    def _keep(self, value: int, kind: Literal["d", "gap"], rows: F64 | None) -> None:
+        """``rows`` have one entry of +1 or -1 each."""
+        assert rows is not None
+        entry = np.argmax(np.abs(rows), axis=1)
+        multipliers = {v: np.stack(sides) for v, sides in self.last[0].items()}
+        self.found.append(Searched(value, kind, entry, rows[np.arange(entry.size), entry], multipliers))
+
+
 @dataclass
 class _Recorded(Analysis):
     """An analysis that keeps what it did."""
 
-    refined: dict[int, int] = field(default_factory=dict)
+    refined: dict[int, int] = field(default_factory=dict[int, int])
+    searched: list[Searched] = field(default_factory=list[Searched])
+
+    def multipliers(self) -> Dual:
+        d = super().multipliers()
+        return _Watched(d.layers, d.corners, d.root, self.searched)
 
     def _bound(
         self,
@@ -66,11 +102,20 @@ class _Recorded(Analysis):
 
 
 def certificate(task: Task, budget: Budget) -> Certificate:
-    """The analysis of a task, once more, keeping what it used.  May raise GuardedStop."""
+    """The analysis of a task, once more, keeping what it used.  May raise GuardedStop.
+
+    Of networks with max pools, and of linear programs, only the analysis itself is kept.
+    """
     p = direct(program(task))
     a = _Recorded(p.layers, p.box, Settings(work=budget.dra), pulse=Guard(budget))
     a.run()
-    return Certificate(slopes_of(a.backward.layers), a.refined)
+    index = np.asarray(task.outputs, dtype=np.intp)
+    gap = a.gap(p.output, index)
+    if budget.slopes and task.prop.of_box(gap.lo, gap.hi) > task.prop.limit:
+        a.tuned(p.output, index, gap, task.prop.limit * task.prop.unit, budget.slopes)
+    best = a.sharpest or a
+    assert isinstance(best, _Recorded)
+    return Certificate(slopes_of(best.backward.layers), best.refined, tuple(best.searched))
 
 
 def slopes_of(layers: Sequence[Resolved]) -> dict[int, F64]:
