@@ -46,7 +46,7 @@ class Budget:
     slopes: int = 60
     lp: int = 0
     cells: int = 4096
-    falsify: int = 1 << 17
+    falsify: int = 1 << 16
     branch: int = 512
     milp: float = 20.0
     seconds: float = 120.0
