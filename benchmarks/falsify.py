@@ -46,8 +46,8 @@ HEAD = f"""\
 `{COMMAND}` (one core, effort `{{effort}}`)
 
 Each task on its own: the short search, the bound (not in the seconds), then the long search of the sides that it
-leaves open. Contradictions to published verdicts: {{wrong}}. *open*: neither refuted nor proven by the bound. Seconds are
-processor time, of one core."""
+leaves open. Contradictions to published verdicts: {{wrong}}. *open*: neither refuted nor proven by the bound. Seconds
+are processor time, of one core."""
 BEST = ("DRA+MILP+Diff", "DRA+MILP")
 
 
