@@ -17,7 +17,7 @@ import numpy as np
 
 from qebgate._version import __version__
 from qebgate.certify.bundle import arrays_of, rounded, write
-from qebgate.certify.check import Hints, Question, Shape, bounds, shape_of
+from qebgate.certify.check import Hints, Question, Shape, bounds, program_of, shape_of
 from qebgate.certify.errors import EvidenceError
 from qebgate.certify.recheck import claim_of
 from qebgate.certify.walk import Targets
@@ -73,8 +73,9 @@ def _save(source: PolicyFile, planned: PlannedCheck, job: Job, result: TaskResul
     semantics = cast("FloatSemantics", job.float_semantics)
     task = Task(job.pair, job.cell, job.codec, job.prop, result.outputs, job.runtime, semantics)
     question = Question(task.pair, task.cell, task.codec, task.outputs, task.runtime, semantics == "float32")
-    hints = hints_of(certificate(task, job.budget), shape_of(question))
-    lower, upper = claim_of(*bounds(question, hints))
+    program = program_of(question)
+    hints = hints_of(certificate(task, job.budget), shape_of(program))
+    lower, upper = claim_of(*bounds(question, hints, program))
     proven = job.prop.of_box(lower, upper)
     if not passes(proven, job.prop.limit):
         return f"the checker's own bound is {proven:.6g}, beyond the limit {job.prop.limit:.6g}"

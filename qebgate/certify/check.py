@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qebgate.certify.box import Box
-from qebgate.certify.rows import rows_of
+from qebgate.certify.rows import Program, rows_of
 from qebgate.certify.walk import Form, Slopes, Targets, Walk
 from qebgate.ir.pair import Pair
 from qebgate.numerics.rounding import F64
@@ -37,13 +37,19 @@ class Hints:
     targets: Sequence[Targets] = ()
 
 
-def bounds(question: Question, hints: Hints) -> tuple[F64, F64]:
+def program_of(question: Question) -> Program:
+    """The question's layers; raises EvidenceError for operators that this checker does not know."""
+    q = question
+    return rows_of(q.pair, q.cell, q.codec, q.runtime, float32=q.float32)
+
+
+def bounds(question: Question, hints: Hints, program: Program | None = None) -> tuple[F64, F64]:
     """``lower <= quantized - float <= upper`` at the outputs, for every input of the region, by the checker's own work.
 
     Sound whatever the hints are; infinite or NaN where nothing can be said.  Raises EvidenceError.
     """
     cell = question.cell
-    p = rows_of(question.pair, cell, question.codec, question.runtime, float32=question.float32)
+    p = program or program_of(question)
     box = Box(cell.lower.ravel().astype(np.float64), cell.upper.ravel().astype(np.float64))
     with np.errstate(over="ignore", invalid="ignore"):
         w = Walk(p, box, hints.slopes, hints.refine, hints.targets).run()
@@ -74,9 +80,8 @@ class Shape:
     output: int
 
 
-def shape_of(question: Question) -> Shape:
-    """The shape of a question's hints."""
-    p = rows_of(question.pair, question.cell, question.codec, question.runtime, float32=question.float32)
+def shape_of(p: Program) -> Shape:
+    """The shape of the hints of a program."""
     return Shape({x.output: x.m for x in p.layers}, {x.output: x.m for x in p.layers if not x.exact}, p.output)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from qebgate.adapters import load_dense, load_model
 from qebgate.adapters.files import read_file
 from qebgate.adapters.fixed_point import FixedPoint, build
 from qebgate.certify.bundle import File, Statement, hints_of, read
-from qebgate.certify.check import Question, bounds, hull, shape_of
+from qebgate.certify.check import Question, bounds, hull, program_of, shape_of
 from qebgate.certify.cover import covers, restricted
 from qebgate.certify.errors import EvidenceError
 from qebgate.errors import printable
@@ -85,14 +85,14 @@ def _answer(statement: Statement, question: Question, arrays: dict[str, Array], 
         if not covers(parts, lower, upper):
             return Answer(False, "the leaves of the tree do not cover the region")
         cells = [_grid_cell(question.codec, *(v.reshape(cell.lower.shape) for v in p)) for p in parts]
-    shape = shape_of(question)
     known = {f"leaf{k}" for k in range(len(leaves))}
     if any(n.partition(".")[0] not in known for n in arrays):
         raise EvidenceError("QEB481", "the evidence is damaged: there are hints that belong to nothing")
     found: list[tuple[F64, F64]] = []
     for k, part in enumerate(cells):
-        hints = hints_of(statement, arrays, k, shape)
-        found.append(bounds(_within(question, part), hints))
+        inside = replace(question, cell=part)
+        program = program_of(inside)
+        found.append(bounds(inside, hints_of(statement, arrays, k, shape_of(program)), program))
     lower, upper = hull(found)
     return _compare(statement, question, lower, upper, notes)
 
@@ -209,10 +209,6 @@ def _grid_cell(codec: InputCodec, lower: Array, upper: Array) -> Cell:
     codes = lower.astype(np.int32), upper.astype(np.int32)
     ends = [codec.grid(c).astype(np.float64) for c in codes]
     return Cell(ends[0], ends[1], codes, 0, ends[0].copy())
-
-
-def _within(question: Question, cell: Cell) -> Question:
-    return Question(question.pair, cell, question.codec, question.outputs, question.runtime, question.float32)
 
 
 def _mismatch(what: str, found: str | None = None) -> EvidenceError:

@@ -6,8 +6,7 @@ import numpy as np
 
 from qebgate.certificates import hints_of
 from qebgate.certify.box import Box
-from qebgate.certify.check import Hints, Question, shape_of
-from qebgate.certify.rows import rows_of
+from qebgate.certify.check import Hints, Question, program_of, shape_of
 from qebgate.certify.walk import Targets, Walk
 from qebgate.engines.dra.certificate import certificate
 from qebgate.task import Budget, Task
@@ -19,14 +18,14 @@ def question_of(task: Task) -> Question:
 
 
 def engine_hints(task: Task, budget: Budget | None = None) -> Hints:
-    return hints_of(certificate(task, budget or Budget()), shape_of(question_of(task)))
+    return hints_of(certificate(task, budget or Budget()), shape_of(program_of(question_of(task))))
 
 
 def garbage(question: Question, rng: Rng) -> Hints:
     """Slopes and multipliers that mean nothing, for layers and targets at random."""
-    sizes = shape_of(question).lines
+    program = program_of(question)
+    sizes = shape_of(program).lines
     wild = lambda *shape: rng.normal(size=shape) * 10.0 ** rng.uniform(-4, 3, shape) * (rng.random(shape) < 0.8)  # noqa: E731
-    program = rows_of(question.pair, question.cell, question.codec, question.runtime, float32=question.float32)
     slopes = {v: wild(10, m) for v, m in sizes.items()}
     refine = {v: int(rng.integers(1, 3)) for v in sizes if rng.random() < 0.7}
     targets = []
@@ -43,7 +42,7 @@ def garbage(question: Question, rng: Rng) -> Hints:
 
 def walked(question: Question, hints: Hints) -> Walk:
     cell = question.cell
-    program = rows_of(question.pair, cell, question.codec, question.runtime, float32=question.float32)
+    program = program_of(question)
     with np.errstate(over="ignore", invalid="ignore"):
         return Walk(
             program, Box(cell.lower.ravel(), cell.upper.ravel()), hints.slopes, hints.refine, hints.targets
