@@ -28,7 +28,7 @@ PAIRED = 4
 """Every so many steps change two inputs at once."""
 PAIRS = 24
 """Inputs whose pairs are all tried at the end of a descent."""
-DESCENTS = 16
+DESCENTS = 32
 """Moves of a descent at most."""
 
 Index = NDArray[np.intp]

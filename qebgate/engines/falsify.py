@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from qebgate.engines.annealing import BLOCK, DESCENTS, Chains, descend
-from qebgate.engines.changes import Changes, changes_of
+from qebgate.engines.annealing import BLOCK, Chains, descend
+from qebgate.engines.changes import Changes, Stepwise, changes_of
 from qebgate.engines.concrete import Session
 from qebgate.engines.dra.program import Program, program
 from qebgate.engines.enumerate import all_codes
@@ -28,10 +28,16 @@ from qebgate.task import Budget, Task
 
 FIRST = 0.125
 """Share of the budget that the short search has; the long one has the rest."""
-SAMPLED = 0.25
+SAMPLED = 0.15
 """Share of the short search that goes to corners and random points."""
+CLIMBED = 0.55
+"""Share of it that the climb may take."""
+DESCENDED = 8
+"""Targets from whose best points it changes single inputs and pairs."""
 BY_CHANCE = 0.02
 """Share of the long search that goes to random points: rounding makes gaps rough where the inputs are few."""
+FEW = 16
+"""Inputs that are few."""
 SCANNED = 0.25
 """Share of a search that may go to all values of each input, where there are few."""
 WHOLE = 0.5
@@ -41,7 +47,9 @@ ROWS = 24
 CLIMBS = 60
 """Gradient steps of a climb."""
 FLIPPED = 0.5
-"""Share of the inputs that a gradient step sets to their better end."""
+"""Share of the inputs that a gradient step sets to their better end, where it goes on from wherever it came to."""
+CAREFUL = (0.5, 0.2, 0.05, 0.02, 0.01)
+"""The same for points that always start again from the best that they were."""
 SHAKEN = 0.01
 """Share of the inputs that it sets at random."""
 GRADIENT = 3.0
@@ -84,15 +92,16 @@ class Falsify:
             _along(search, search.task.cell.line)
             return
         _sample(search, search.affordable(SAMPLED, 4096))
-        _scan(search)
         order = np.argsort(-search.value, kind="stable")
         chosen = np.resize(order, min(ROWS, max(2, search.affordable(0.5, ROWS))))
         start = search.box.random(len(chosen), search.rng)
         start[: len(order)] = search.point[chosen][: len(order)]
-        _climb(search, program(search.task), start, chosen)
+        _climb(search, program(search.task), start, chosen, CLIMBED * search.allowance)
         changes = changes_of(search)
-        if DESCENTS * changes.units(2 * search.box.free.size) < search.left:
-            _descend(search, changes)
+        if isinstance(changes, Stepwise):
+            for t in np.argsort(-search.value, kind="stable")[:DESCENDED].tolist():
+                _descend(search, changes, t)
+        _scan(search, changes)
 
 
 class Anneal(Falsify):
@@ -113,8 +122,8 @@ class Anneal(Falsify):
         if _everything(search):
             return
         search.follow(targets)
-        _scan(search)
         p, changes = program(search.task), changes_of(search)
+        _scan(search, changes)
         for share in RUNS:
             chosen = _rivals(search, changes.chains)
             start = search.box.random(len(chosen), search.rng)
@@ -164,18 +173,18 @@ def _everything(search: Search) -> bool:
     return True
 
 
-def _scan(search: Search) -> None:
-    """Along every axis from the best points, all codes or many numbers, where the inputs are few."""
+def _scan(search: Search, changes: Changes) -> None:
+    """Along every axis from the best points, all codes or many numbers: for few inputs, or where changes are dear."""
     box = search.box
-    values = _axis_values(search)
-    if not values:
+    if isinstance(changes, Stepwise) and box.free.size > FEW:
         return
+    values = _axis_values(search)
     count = sum(len(v) for v in values)
     price = CALL + count * search.cost
     spare = SCANNED * search.allowance
     while search.left > 0 and price < spare:
         before = search.value.copy()
-        for t in range(len(search.value)):
+        for t in np.argsort(-search.value, kind="stable")[:RIVALS].tolist():
             spare -= price
             if spare < 0 or search.violated:
                 return
@@ -195,10 +204,11 @@ def _axis_values(search: Search) -> list[Array]:
     return [box.at(np.full(128, i), search.rng) for i in box.free.tolist()] if box.free.size <= 64 else []
 
 
-def _climb(search: Search, p: Program, points: Array, chosen: Index) -> Array:
+def _climb(search: Search, p: Program, points: Array, chosen: Index, most: float = np.inf) -> Array:
     """Gradient steps from points ``[C, n]``, each towards its target; the best point of each on the way.
 
-    A step sets a part of the inputs to the end that the straight-through gradient of the gap points to.
+    A step sets a part of the inputs to the end that the straight-through gradient of the gap points to.  Half of the
+    points go on from there, the others only from the best that they were.  ``most`` units are spent.
     """
     box, rng, rows = search.box, search.rng, np.arange(len(points))
     output, sign = search.output[chosen], search.sign[chosen]
@@ -206,8 +216,9 @@ def _climb(search: Search, p: Program, points: Array, chosen: Index) -> Array:
     weights[rows, np.asarray(search.task.outputs)[output]] = sign
     best, reached = np.full(len(points), -np.inf), points.copy()
     price = _price(search, len(points))
+    stays = rows % 2 == 1
     for k in range(CLIMBS):
-        if search.left < price:
+        if search.left < price or (k + 1) * price > most:
             break
         found = search.evaluate(points)
         if search.violated:
@@ -215,10 +226,12 @@ def _climb(search: Search, p: Program, points: Array, chosen: Index) -> Array:
         value = sign * found[rows, output]
         better = value > best
         best[better], reached[better] = value[better], points[better]
+        points = np.where(stays[:, None], reached, points)
         g = gap_gradient(p, box.real(points), weights)
         search.spend(price - CALL - search.cost * len(points))
         target = np.where(g > 0, box.hi, np.where(g < 0, box.lo, points))
-        moved = rng.random(points.shape) < (FLIPPED if k else 1.0)
+        share = np.where(stays, np.resize(np.roll(CAREFUL, k), len(points)), FLIPPED)[:, None]
+        moved = rng.random(points.shape) < (share if k else 1.0)
         points = np.where(moved, target, points)
         points = np.where(rng.random(points.shape) < SHAKEN, box.random(len(points), rng), points)
     return reached
@@ -241,14 +254,13 @@ def _anneal(search: Search, changes: Changes, points: Array, chosen: Index, step
     chains.run(steps)
     if search.left > 0:
         chains.finish()
+    _descend(search, changes, int(np.argmax(search.value)))
+
+
+def _descend(search: Search, changes: Changes, t: int) -> None:
+    """From the best point of a target."""
     if search.left > 0:
-        _descend(search, changes)
-
-
-def _descend(search: Search, changes: Changes) -> None:
-    """From the best point of all, towards its target."""
-    t = int(np.argmax(search.value))
-    descend(search, changes, search.point[t], int(search.output[t]), float(search.sign[t]))
+        descend(search, changes, search.point[t], int(search.output[t]), float(search.sign[t]))
 
 
 def _point_of(search: Search, w: Witness) -> Array:

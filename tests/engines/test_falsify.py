@@ -297,7 +297,7 @@ def test_annealing_finds_more_than_random_inputs(bits: int, session: Session) ->
     (first,) = Falsify().run(task, [], Budget(), session)
     (second,) = Anneal().run(task, [first], Budget(), session)
     assert isinstance(first, Witness) and isinstance(second, Witness)
-    assert float(np.abs(second.gap).max()) >= max(1.2 * by_chance, float(np.abs(first.gap).max()))
+    assert float(np.abs(second.gap).max()) >= max(1.1 * by_chance, float(np.abs(first.gap).max()))
 
 
 def test_whole_and_incremental_agree_on_changes(session: Session) -> None:
