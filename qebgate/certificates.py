@@ -16,19 +16,26 @@ from typing import Any, cast
 import numpy as np
 
 from qebgate._version import __version__
+from qebgate.certify.box import Box
 from qebgate.certify.bundle import arrays_of, rounded, write
 from qebgate.certify.check import Hints, Question, Shape, bounds, program_of, shape_of
 from qebgate.certify.errors import EvidenceError
 from qebgate.certify.recheck import claim_of
-from qebgate.certify.walk import Targets
+from qebgate.certify.walk import Splits, Targets
+from qebgate.engines.branch.certificate import branch_certificate
 from qebgate.engines.dra.certificate import Certificate, certificate
+from qebgate.engines.dra.program import direct
+from qebgate.engines.dra.program import program as analysed
 from qebgate.engines.guard import GuardedStop
 from qebgate.errors import printable
-from qebgate.numerics.rounding import passes
+from qebgate.numerics.rounding import F64, passes
 from qebgate.plan import Job, PlannedCheck, make_plan
 from qebgate.policy import PolicyFile
 from qebgate.result import CheckResult, Report, TaskResult
-from qebgate.task import FloatSemantics, Task
+from qebgate.task import Budget, FloatSemantics, Task
+
+ROOM = 1e-6
+"""Trees are made for a limit smaller by this share: what the checker finds may differ from what the engine does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +82,11 @@ def _save(source: PolicyFile, planned: PlannedCheck, job: Job, result: TaskResul
     question = Question(task.pair, task.cell, task.codec, task.outputs, task.runtime, semantics == "float32")
     program = program_of(question)
     hints = hints_of(certificate(task, job.budget), shape_of(program))
-    lower, upper = claim_of(*bounds(question, hints, program))
+    lower, upper = bounds(question, hints, program)
+    if not passes(job.prop.of_box(*claim_of(lower, upper)), job.prop.limit) and job.budget.branch > 0:
+        hints = with_trees(task, job.budget, hints, (lower, upper), shape_of(program))
+        lower, upper = bounds(question, hints, program)
+    lower, upper = claim_of(lower, upper)
     proven = job.prop.of_box(lower, upper)
     if not passes(proven, job.prop.limit):
         return f"the checker's own bound is {proven:.6g}, beyond the limit {job.prop.limit:.6g}"
@@ -95,8 +106,35 @@ def hints_of(c: Certificate, shape: Shape) -> Hints:
     plain = np.array([1.0, 1, 1, 1, 1, 0, 0, 1, 0, 0])[:, None]
     slopes = {v: c.slopes[v] if v in c.slopes else np.repeat(plain, m, axis=1) for v, m in shape.lines.items()}
     refine = {v: level for v, level in c.refine.items() if v in shape.layers}
-    targets = [Targets(t.value, t.kind, t.entries, t.signs, t.multipliers) for t in c.targets]
+    targets = [
+        Targets(t.value, t.kind, t.entries, t.signs, {v: m for v, m in t.multipliers.items() if v in shape.layers})
+        for t in c.targets
+        if t.value in shape.layers
+    ]
     return rounded(Hints(slopes, refine, targets))
+
+
+def with_trees(task: Task, budget: Budget, hints: Hints, known: tuple[F64, F64], shape: Shape) -> Hints:
+    """The hints, and branch trees for the sides that they leave open."""
+    limit = task.prop.limit * task.prop.unit
+    p = direct(analysed(task))
+    sides = [
+        (k, s)
+        for s, v in ((1.0, known[1]), (-1.0, -known[0]))
+        for k, x in zip(task.outputs, v, strict=True)
+        if not x < limit
+    ]
+    trees = branch_certificate(p, sides, limit * (1 - ROOM), budget)
+    targets = list(hints.targets)
+    for t in trees:
+        s = t.searched
+        splits = {
+            v: Splits(a[:, 0].astype(np.intp), a[:, 1].astype(np.intp), Box(a[:, 2], a[:, 3]), Box(a[:, 4], a[:, 5]))
+            for v, a in t.splits.items()
+        }
+        multipliers = {v: m for v, m in s.multipliers.items() if v in shape.layers}
+        targets.append(Targets(s.value, s.kind, s.entries, s.signs, multipliers, splits))
+    return rounded(Hints(hints.slopes, hints.refine, targets))
 
 
 def _statement(source: PolicyFile, planned: PlannedCheck, job: Job, result: TaskResult, target: Path) -> dict[str, Any]:
@@ -161,4 +199,4 @@ def _statement(source: PolicyFile, planned: PlannedCheck, job: Job, result: Task
     }
 
 
-__all__ = ["Saved", "hints_of", "save_evidence"]
+__all__ = ["Saved", "hints_of", "save_evidence", "with_trees"]

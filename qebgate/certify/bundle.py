@@ -20,9 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qebgate.adapters.data import load_arrays
 from qebgate.adapters.files import read_file
+from qebgate.certify.box import Box
 from qebgate.certify.check import Hints, Shape
 from qebgate.certify.errors import EvidenceError
-from qebgate.certify.walk import Targets
+from qebgate.certify.walk import Splits, Targets
 from qebgate.errors import DataError, printable
 from qebgate.ir.tensor import Array
 
@@ -33,6 +34,9 @@ MAX_ARRAYS = 256 << 20
 MAX_LEAVES = 4096
 MAX_LARGEST = 2.0**40
 """Largest slope or multiplier that is read: beyond it only roundoff would come."""
+
+FAR = 2.0**100
+"""Stands for infinity in the splits of a tree."""
 
 Text = Annotated[str, Field(max_length=4096)]
 Sha = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -177,6 +181,9 @@ def arrays_of(hints: Hints, leaf: int) -> tuple[dict[str, Array], dict[str, Any]
         name = f"leaf{leaf}.target{k}"
         out |= {f"{name}.entries": t.entries.astype(np.int32), f"{name}.signs": t.signs.astype(np.int8)}
         out |= {f"{name}.multipliers.{v}": m.astype(np.float32) for v, m in t.multipliers.items()}
+        for v, s in t.splits.items():
+            columns = np.stack([s.row, s.neuron, *s.z, *s.code], axis=1).astype(np.float64)
+            out[f"{name}.splits.{v}"] = np.clip(columns, -FAR, FAR)
     targets = [{"value": t.value, "kind": t.kind} for t in hints.targets]
     return out, {"refine": {str(v): level for v, level in hints.refine.items()}, "targets": targets}
 
@@ -221,7 +228,7 @@ def hints_of(statement: Statement, arrays: Mapping[str, Array], leaf: int, shape
         a = left.pop(f"leaf{leaf}.{name}", None)
         if a is None or a.dtype.kind != kind or (shape is not None and a.shape != shape):
             raise _damaged("hints are missing, or of another type or shape", found=printable(f"leaf {leaf}: {name}"))
-        if kind == "f" and not (np.abs(a) <= MAX_LARGEST).all():
+        if kind == "f" and ".splits." not in name and not (np.abs(a) <= MAX_LARGEST).all():
             raise _damaged("a hint is absurdly large", found=printable(name))
         return a.astype(np.float64) if kind == "f" else a
 
@@ -239,10 +246,23 @@ def hints_of(statement: Statement, arrays: Mapping[str, Array], leaf: int, shape
             raise _damaged("a target's entries or signs are wrong", found=f"leaf {leaf}: target {k}")
         below = {v: m for v, m in sizes.items() if f"leaf{leaf}.target{k}.multipliers.{v}" in left}
         found = {v: take(f"target{k}.multipliers.{v}", "f", (2, count, m)) for v, m in below.items()}
-        targets.append(Targets(t.value, t.kind, entries.astype(np.intp), signs.astype(np.float64), found))
+        named = {v: m for v, m in sizes.items() if f"leaf{leaf}.target{k}.splits.{v}" in left}
+        splits = {v: _splits(take(f"target{k}.splits.{v}", "f"), count, m) for v, m in named.items()}
+        if splits and t.kind != "gap":
+            raise _damaged("a target within the network is split", found=f"leaf {leaf}: target {k}")
+        targets.append(Targets(t.value, t.kind, entries.astype(np.intp), signs.astype(np.float64), found, splits))
     if left:
         raise _damaged("there are hints that belong to nothing", found=printable(next(iter(left))))
     return Hints(slopes, refine, targets)
+
+
+def _splits(a: Array, rows: int, neurons: int) -> Splits:
+    """Splits of ``neurons`` neurons in some rows: row, neuron, ends of z, ends of the code."""
+    whole = a.ndim == 2 and a.shape[1] == 6 and not (a[:, [0, 1, 4, 5]] % 1.0).any()
+    if not whole or not ((a[:, :2] >= 0) & (a[:, :2] < (rows, neurons))).all() or (a[:, [2, 4]] > a[:, [3, 5]]).any():
+        raise _damaged("a tree's splits are wrong")
+    ends = [np.where(np.abs(e) >= FAR, np.copysign(np.inf, e), e) for e in a[:, 2:].T]
+    return Splits(a[:, 0].astype(np.intp), a[:, 1].astype(np.intp), Box(*ends[:2]), Box(*ends[2:]))
 
 
 def _damaged(what: str, where: str | None = None, found: str | None = None) -> EvidenceError:

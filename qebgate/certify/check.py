@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qebgate.certify.box import Box
+from qebgate.certify.cover import is_tree
 from qebgate.certify.rows import Program, rows_of
 from qebgate.certify.walk import Form, Slopes, Targets, Walk
 from qebgate.ir.pair import Pair
@@ -64,10 +65,12 @@ def bounds(question: Question, hints: Hints, program: Program | None = None) -> 
         row = np.full(size, -1)
         row[index] = np.arange(index.size)
         for group in hints.targets:
-            if group.kind == "gap" and group.value == p.output:
+            if group.kind == "gap" and group.value == p.output and (not group.splits or is_tree(group)):
                 at = row[group.entries]
-                here = np.where(group.signs > 0, at, at + index.size)[at >= 0]
-                np.minimum.at(upper, here, w.gaps(group)[at >= 0])
+                here, found = np.where(group.signs > 0, at, at + index.size), w.gaps(group)
+                if group.splits:  # leaves of one target
+                    at, here, found = at[:1], here[:1], found.max(keepdims=True)
+                np.minimum.at(upper, here[at >= 0], found[at >= 0])
     return -upper[index.size :], upper[: index.size]
 
 

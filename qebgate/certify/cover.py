@@ -1,66 +1,74 @@
-"""Whether the leaves of a branch tree cover the region: exact on integer codes."""
+"""Whether the leaves of a branch tree cover everything: exact, on real intervals.
+
+Codes ``a <= k <= b`` are the interval from ``a - 1/2`` to ``b + 1/2``; real parts that are split at a number share it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
 from qebgate.certify.box import I64
-from qebgate.certify.bundle import LeafPart
-from qebgate.certify.errors import EvidenceError
+from qebgate.certify.walk import Targets
 
 STEPS = 200_000
 """Most parts that are looked at: far more than any tree of so many leaves needs."""
 
-Ends = dict[int, tuple[int, int]]
-"""Input -> smallest and largest code, where a leaf restricts it."""
-
-
-def restricted(leaf: LeafPart, lower: I64, upper: I64) -> tuple[I64, I64]:
-    """The codes of a leaf; EvidenceError where there are none, or an input does not exist."""
-    lo, hi = lower.copy(), upper.copy()
-    for r in leaf.restrictions:
-        if r.input >= lo.size:
-            raise EvidenceError("QEB481", "the evidence is damaged: a leaf restricts an input that does not exist")
-        if r.at_least is not None:
-            lo[r.input] = max(lo[r.input], r.at_least)
-        if r.at_most is not None:
-            hi[r.input] = min(hi[r.input], r.at_most)
-    if (lo > hi).any():
-        raise EvidenceError("QEB481", "the evidence is damaged: a leaf is empty")
-    return lo, hi
+Ends = Mapping[Hashable, tuple[float, float]]
+"""Quantity -> where a leaf has it; quantities that are left out are not restricted."""
 
 
 def covers(leaves: Sequence[tuple[I64, I64]], lower: I64, upper: I64) -> bool:
-    """Whether every code vector of the box is in a leaf.
+    """Whether every code vector of a box is in a leaf."""
+    ends: list[Ends] = []
+    for lo, hi in leaves:
+        moved = np.flatnonzero((lo > lower) | (hi < upper)).tolist()
+        ends.append({i: (float(lo[i]) - 0.5, float(hi[i]) + 0.5) for i in moved})
+    whole: Ends = {i: (float(a) - 0.5, float(b) + 0.5) for i, (a, b) in enumerate(zip(lower, upper, strict=True))}
+    return complete(ends, whole)
 
-    A part of the box that no leaf holds entirely is cut where a leaf that meets it ends, until none is left.
+
+def complete(leaves: Sequence[Ends], whole: Ends | None = None) -> bool:
+    """Whether every point is in a leaf (of ``whole``, where it says so, else of all real numbers).
+
+    A part that no leaf holds entirely is cut where a leaf that meets it ends, until none is left.
     """
-    moved = np.flatnonzero(np.any([(a != lower) | (b != upper) for a, b in leaves], axis=0)).tolist()
-    ends: list[Ends] = [{i: (int(a[i]), int(b[i])) for i in moved} for a, b in leaves]
-    todo = [({i: (int(lower[i]), int(upper[i])) for i in moved}, ends)]
+    inf = float("inf")
+    outer = whole or {}
+    todo: list[tuple[dict[Hashable, tuple[float, float]], Sequence[Ends]]] = [({}, leaves)]
     for _ in range(STEPS):
         if not todo:
             return True
         part, known = todo.pop()
-        meeting = [x for x in known if all(x[i][0] <= part[i][1] and part[i][0] <= x[i][1] for i in moved)]
-        if not meeting:
+        of = lambda i: part.get(i, outer.get(i, (-inf, inf)))  # noqa: B023, E731
+        meeting = [x for x in known if all(lo < of(i)[1] and of(i)[0] < hi for i, (lo, hi) in x.items())]
+        cuts = [[(i, e) for i, ends in x.items() for e in ends if of(i)[0] < e < of(i)[1]] for x in meeting]
+        if not cuts:
             return False
-        cut = min((_cut(x, part) for x in meeting), key=lambda c: c is not None)
-        if cut is None:
+        if [] in cuts:
             continue
-        i, last = cut
-        todo.append((part | {i: (part[i][0], last)}, meeting))
-        todo.append((part | {i: (last + 1, part[i][1])}, meeting))
+        # where most leaves end: in a tree, the split that made this part
+        (i, at), _ = Counter(c for own in cuts for c in own).most_common(1)[0]
+        todo.append((part | {i: (of(i)[0], at)}, meeting))
+        todo.append((part | {i: (at, of(i)[1])}, meeting))
     return False
 
 
-def _cut(leaf: Ends, part: Ends) -> tuple[int, int] | None:
-    """An input and the last code before the cut; None where the leaf holds the part."""
-    for i, (lo, hi) in leaf.items():
-        if part[i][0] < lo:
-            return i, lo - 1
-        if hi < part[i][1]:
-            return i, hi
-    return None
+def is_tree(group: Targets) -> bool:
+    """Whether split targets are one and the same, and their parts all of the region."""
+    if (group.entries != group.entries[0]).any() or (group.signs != group.signs[0]).any():
+        return False
+    leaves: list[dict[Hashable, tuple[float, float]]] = [{} for _ in group.entries]
+    for value, s in group.splits.items():
+        for row, neuron, *ends in zip(
+            s.row.tolist(), s.neuron.tolist(), *(b.tolist() for b in (*s.z, *s.code)), strict=True
+        ):
+            z, code = (value, neuron, "z"), (value, neuron, "code")
+            if z in leaves[row]:
+                return False
+            leaves[row][z] = ends[0], ends[1]
+            leaves[row][code] = ends[2] - 0.5, ends[3] + 0.5
+    inf = float("inf")
+    return complete([{k: e for k, e in x.items() if e != (-inf, inf)} for x in leaves])

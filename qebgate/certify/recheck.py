@@ -12,9 +12,10 @@ import numpy as np
 from qebgate.adapters import load_dense, load_model
 from qebgate.adapters.files import read_file
 from qebgate.adapters.fixed_point import FixedPoint, build
-from qebgate.certify.bundle import File, Statement, hints_of, read
+from qebgate.certify.box import I64
+from qebgate.certify.bundle import File, LeafPart, Statement, hints_of, read
 from qebgate.certify.check import Question, bounds, hull, program_of, shape_of
-from qebgate.certify.cover import covers, restricted
+from qebgate.certify.cover import covers
 from qebgate.certify.errors import EvidenceError
 from qebgate.errors import printable
 from qebgate.ir.align import align
@@ -81,7 +82,7 @@ def _answer(statement: Statement, question: Question, arrays: dict[str, Array], 
         if cell.codes is None:
             raise _mismatch("a region of real inputs is split by codes")
         lower, upper = (c.ravel().astype(np.int64) for c in cell.codes)
-        parts = [restricted(x, lower, upper) for x in leaves]
+        parts = [_restricted(x, lower, upper) for x in leaves]
         if not covers(parts, lower, upper):
             return Answer(False, "the leaves of the tree do not cover the region")
         cells = [_grid_cell(question.codec, *(v.reshape(cell.lower.shape) for v in p)) for p in parts]
@@ -95,6 +96,21 @@ def _answer(statement: Statement, question: Question, arrays: dict[str, Array], 
         found.append(bounds(inside, hints_of(statement, arrays, k, shape_of(program)), program))
     lower, upper = hull(found)
     return _compare(statement, question, lower, upper, notes)
+
+
+def _restricted(leaf: LeafPart, lower: I64, upper: I64) -> tuple[I64, I64]:
+    """The codes of a leaf; EvidenceError where there are none, or an input does not exist."""
+    lo, hi = lower.copy(), upper.copy()
+    for r in leaf.restrictions:
+        if r.input >= lo.size:
+            raise EvidenceError("QEB481", "the evidence is damaged: a leaf restricts an input that does not exist")
+        if r.at_least is not None:
+            lo[r.input] = max(lo[r.input], r.at_least)
+        if r.at_most is not None:
+            hi[r.input] = min(hi[r.input], r.at_most)
+    if (lo > hi).any():
+        raise EvidenceError("QEB481", "the evidence is damaged: a leaf is empty")
+    return lo, hi
 
 
 def _compare(statement: Statement, question: Question, lower: F64, upper: F64, notes: tuple[str, ...]) -> Answer:

@@ -37,7 +37,8 @@ Kind = Literal["z", "q", "d", "gap"]
 class Targets:
     """Quantities of single neurons of one value, times +1 or -1, with multipliers for the bound of each.
 
-    ``kind`` is z, zq or D of the value's layer, or the gap of the value itself.
+    ``kind`` is z, zq or D of the value's layer, or the gap of the value itself.  With ``splits`` the targets are one
+    and the same, each in the part of the region that its splits leave; together the parts must be all of it.
     """
 
     value: int
@@ -45,10 +46,30 @@ class Targets:
     entries: NDArray[np.intp]
     signs: F64
     multipliers: Multipliers
+    splits: Mapping[int, Splits] = field(default_factory=dict[int, "Splits"])
+    """Value -> splits of its layer's neurons."""
 
-    def rows(self, part: slice) -> Multipliers:
-        """The multipliers of some of the targets."""
-        return {k: v[:, part] for k, v in self.multipliers.items()}
+    def some(self, part: slice) -> Targets:
+        """Some of the targets."""
+        few = {k: v[:, part] for k, v in self.multipliers.items()}
+        splits = {k: s.of_rows(part) for k, s in self.splits.items()}
+        return replace(self, entries=self.entries[part], signs=self.signs[part], multipliers=few, splits=splits)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Splits:
+    """Neurons of one layer, each in a row of a group of targets: ends, maybe infinite, of z and of the centred code."""
+
+    row: NDArray[np.intp]
+    neuron: NDArray[np.intp]
+    z: Box
+    code: Box
+
+    def of_rows(self, part: slice) -> Splits:
+        """Those of some rows, counted from the first of them."""
+        at = np.flatnonzero((self.row >= part.start) & (self.row < part.stop))
+        z, code = (Box(b.lo[at], b.hi[at]) for b in (self.z, self.code))
+        return Splits(self.row[at] - part.start, self.neuron[at], z, code)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,6 +134,8 @@ class Rows:
     weight: F64
     x: F64 | None = None
     """Coefficients of the region's input, at the end."""
+    empty: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(1, np.bool_))
+    """Whether nothing is left of the region there."""
 
 
 def _sum(a: F64 | None, b: F64 | None) -> F64 | None:
@@ -148,7 +171,7 @@ class Walk:
 
     def upper(self, output: int, form: Form) -> F64:
         """Upper bounds ``[R]`` of forms over a value, by the layers' lines."""
-        return self._highest(self._descend(_start(output, form), {}))
+        return self._highest(self._descend(_start(output, form), None))
 
     def gaps(self, group: Targets) -> F64:
         """Upper bounds of gaps, each times its sign."""
@@ -158,7 +181,8 @@ class Walk:
             index = group.entries[part]
             one = np.zeros((index.size, size))
             one[np.arange(index.size), index] = group.signs[part]
-            found.append(self._highest(self._descend(_start(group.value, Form(d=one)), group.rows(part))))
+            rows = self._descend(_start(group.value, Form(d=one)), group.some(part))
+            found.append(np.where(rows.empty, -np.inf, self._highest(rows)))
         return np.concatenate(found)
 
     def _parts(self, count: int, each: int = 1) -> Iterator[slice]:
@@ -176,7 +200,7 @@ class Walk:
         if level and ROOT not in layer.inputs:
             facts = self._facts(layer, inputs, self._refined(layer, facts, level))
         for group in self.targets:
-            if group.value == layer.output and group.kind != "gap" and ROOT not in layer.inputs:
+            if group.value == layer.output and group.kind != "gap" and ROOT not in layer.inputs and not group.splits:
                 facts = self._facts(layer, inputs, self._improved(layer, facts, group))
         h, g, d = facts.z.clipped(*layer.clamp), facts.g, facts.d
         if not layer.exact or any(layer.output in t.multipliers for t in self.targets):
@@ -296,17 +320,17 @@ class Walk:
             inside = np.flatnonzero(wide[part])
             at, both = part[inside], lambda v: np.concatenate([v, v])
             signs = np.repeat([1.0, -1.0], part.size), np.repeat([1.0, -1.0], at.size)
-            z = self._descend(self._begin(layer, facts, (both(part), signs[0]), "z"), {})
+            z = self._descend(self._begin(layer, facts, (both(part), signs[0]), "z"), None)
             ends.meet("z", both(part), signs[0], self._highest(z))
             if not at.size:
                 continue
-            q = self._descend(self._begin(layer, facts, (both(at), signs[1]), "q"), {})
+            q = self._descend(self._begin(layer, facts, (both(at), signs[1]), "q"), None)
             ends.meet("q", both(at), signs[1], self._highest(q))
             # zq's upper bound with z's lower one, and the other way round
             apart = _paired(q, z, np.concatenate([inside + part.size, inside]))
             ends.meet("d", both(at), signs[1], self._highest(apart))
             if level > 1:
-                d = self._descend(self._begin(layer, facts, (both(at), signs[1]), "d"), {})
+                d = self._descend(self._begin(layer, facts, (both(at), signs[1]), "d"), None)
                 ends.meet("d", both(at), signs[1], self._highest(d))
         return ends.found()
 
@@ -315,7 +339,7 @@ class Walk:
         ends = _Ends(facts)
         for part in self._parts(group.entries.size):
             at = group.entries[part], group.signs[part]
-            rows = self._descend(self._begin(layer, facts, at, group.kind), group.rows(part))
+            rows = self._descend(self._begin(layer, facts, at, group.kind), group.some(part))
             ends.meet(group.kind, *at, self._highest(rows))
         return ends.found()
 
@@ -334,7 +358,8 @@ class Walk:
             rows.live[i] = rows.live[i] + form if i in rows.live else form
         return rows
 
-    def _descend(self, rows: Rows, multipliers: Multipliers) -> Rows:
+    def _descend(self, rows: Rows, targets: Targets | None) -> Rows:
+        multipliers = {} if targets is None else targets.multipliers
         for layer in reversed(self.program.layers):
             form = rows.live.pop(layer.output, None)
             if form is None:
@@ -347,13 +372,39 @@ class Walk:
                 self._through(rows, layer, *self._relaxed(rows, form, self.lines[layer.output]))
                 continue
             ah, ag = (_sum(v, None if form.d is None else s * form.d) for v, s in ((form.h, -1), (form.g, 1)))
-            best = corners.supremum(*(np.zeros_like(given[0]) if v is None else v for v in (ah, ag)), *given)
+            terms = [np.zeros_like(given[0]) if v is None else v for v in (ah, ag)] + list(given)
+            best = corners.supremum(*terms)
+            splits = None if targets is None else targets.splits.get(layer.output)
+            if splits is not None:
+                self._split(rows, layer, splits, terms, best)
             rows.constant = rows.constant + best.sum(axis=1)
             moved = np.zeros_like(best) if form.d is None else np.abs(form.d)  # the sums ah, ag: rounded once
             rows.weight = rows.weight + np.abs(best).sum(axis=1) + moved @ corners.size
             self._through(rows, layer, given[0], given[1], None)
         assert not rows.live
         return rows
+
+    def _split(self, rows: Rows, layer: Layer, s: Splits, terms: Sequence[F64], best: F64) -> None:
+        """Suprema of neurons that are split, in place, and rows of which nothing is left."""
+        facts, j, unit = self.facts[layer.output], s.neuron, layer.grid.unit if layer.grid is not None else 0.0
+        z, q, d, values = (Box(b.lo[j], b.hi[j]) for b in (facts.z, facts.q, facts.d, facts.g))
+        above, below = layer.above[j], layer.below[j]
+        z = Box(np.maximum(z.lo, s.z.lo), np.minimum(z.hi, s.z.hi))
+        if layer.grid is not None:  # a code beyond the smallest (largest) one was rounded to, not clamped
+            least, most = s.code.lo * unit, s.code.hi * unit
+            q = Box(
+                np.where(least > values.lo, np.maximum(q.lo, down(least - above)), q.lo),
+                np.where(most < values.hi, np.minimum(q.hi, up(most + below)), q.hi),
+            )
+            values = Box(np.maximum(values.lo, least), np.minimum(values.hi, most))
+        apart = Box(np.maximum(d.lo, down(q.lo - z.hi)), np.minimum(d.hi, up(q.hi - z.lo)))
+        nothing = np.any([b.lo > b.hi for b in (z, q, values, apart)], axis=0)
+        empty = np.zeros(len(best), np.bool_)
+        empty[s.row[nothing]] = True
+        n = Neurons(z, q, d, layer.clamp, below, above, unit or None, values)
+        few = n.corners().supremum(*(t[s.row, j][None] for t in terms))[0]
+        best[s.row, j] = np.where(nothing, 0.0, few)
+        rows.empty = rows.empty | empty
 
     @staticmethod
     def _relaxed(rows: Rows, form: Form, lines: Lines) -> tuple[F64 | None, F64 | None, F64 | None]:
