@@ -186,3 +186,14 @@ def test_hidden_multipliers_pay() -> None:
         assert (two.lo >= plain.lo).all() and (two.hi <= plain.hi).all()
         ratios.append(float(two.width.sum() / one.width.sum()))
     assert min(ratios) < 0.999 and np.mean(ratios) <= 1.0
+
+
+def test_nothing_to_improve() -> None:
+    """The repeated analysis may be enough already: then there is no side left to search."""
+    task = tiny("dense_deep-int8").task(tiny("dense_deep-int8").whole, Runtime.REFERENCE)
+    p = program(task)
+    a = Analysis(p.layers, p.box).run()
+    index = np.arange(len(task.outputs))
+    gap = a.gap(p.output, index)
+    wanted = 2 * float(gap.magnitude.max())
+    assert a.improved(p.output, index, gap, wanted, 10) is gap

@@ -166,8 +166,10 @@ class Analysis:
     def improved(self, output: int, index: NDArray[np.intp], gap: Interval, wanted: float, iterations: int) -> Interval:
         """``gap`` improved by multipliers of its own for each side that exceeds ``wanted``."""
         lo, hi = gap.lo.copy(), gap.hi.copy()
-        dual = self.multipliers()
         above, below = np.flatnonzero(hi > wanted), np.flatnonzero(-lo > wanted)
+        if not above.size and not below.size:
+            return gap
+        dual = self.multipliers()
         size = self.states[output].size
         for part in np.array_split(
             np.concatenate([above, below + lo.size]), -(-(above.size + below.size) // self._few())
