@@ -337,6 +337,54 @@ def test_changed_hints_prove_nothing_false(bundle: Path, tmp_path: Path, seed: i
     assert found.yes or "follow" in found.why or "wider" in found.why
 
 
+def add_tree(c: Copy, splits: list[list[float]]) -> None:
+    """Leaves of one side of the gap at output 3, without multipliers at all where there are splits."""
+    sizes = {int(k.rsplit(".", 1)[1]): a.shape[1] for k, a in c.arrays.items() if ".slopes." in k}
+    value, output = sorted(sizes)[-2:]
+    m, rows = sizes[value], 1 + int(max(s[0] for s in splits))
+    c.fields["leaves"][0]["targets"].append({"value": output, "kind": "gap"})
+    name = f"leaf0.target{len(c.fields['leaves'][0]['targets']) - 1}"
+    c.arrays[f"{name}.entries"] = np.full(rows, 3, np.int32)
+    c.arrays[f"{name}.signs"] = np.ones(rows, np.int8)
+    c.arrays[f"{name}.multipliers.{value}"] = np.zeros((2, rows, m), np.float32)
+    c.arrays[f"{name}.splits.{value}"] = np.array(splits, np.float64)
+
+
+FAR = 2.0**100
+TREE: list[list[float]] = [[0, 5, -FAR, 0.25, -FAR, FAR], [1, 5, 0.25, FAR, -FAR, 7], [2, 5, 0.25, FAR, 8, FAR]]
+
+
+def test_a_tree_is_read(bundle: Path, tmp_path: Path) -> None:
+    c = Copy(bundle, tmp_path)
+    add_tree(c, TREE)
+    assert accepted(c.seal())
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "value"),
+    [(0, 0, 3), (0, 0, -1), (0, 0, 0.5), (1, 1, 1e6), (1, 1, -1), (2, 4, 7.5), (0, 2, 0.5), (2, 5, 3), (1, 2, np.nan)],
+)
+def test_broken_trees(bundle: Path, tmp_path: Path, row: int, column: int, value: float) -> None:
+    c = Copy(bundle, tmp_path)
+    add_tree(c, TREE)
+    (name,) = (k for k in c.arrays if ".splits." in k)
+    c.arrays[name][row, column] = value
+    assert c.seal() == "QEB481"
+
+
+def test_an_incomplete_tree_proves_nothing(bundle: Path, tmp_path: Path) -> None:
+    """A leaf that leaves nothing over is not one that covers everything: the claim cannot shrink to it."""
+    c = Copy(bundle, tmp_path)
+    impossible: list[list[float]] = [[0, 5, 1e9, FAR, -FAR, FAR]]
+    add_tree(c, impossible)
+    assert accepted(c.seal())  # ignored, the old claim still follows
+    c.claim["upper"][1] = c.claim["lower"][1] / 2
+    _figure(c)
+    found = c.seal()
+    assert isinstance(found, Answer)
+    assert not found.yes
+
+
 def test_a_split_region(bundle: Path, tmp_path: Path) -> None:
     """Two leaves that cover the region, each with the same hints: the claim is the hull's."""
     c = Copy(bundle, tmp_path)
