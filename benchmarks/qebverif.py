@@ -211,8 +211,8 @@ HEAD = {
 `{COMMAND} --part mnist --write docs/benchmarks.md` (one core; radius 3, all 784 inputs free, the predicted class)
 
 Width of the proven interval of the gap over the narrowest of the published variants, geometric mean and worst of the
-images; processor seconds are medians of one DRA, outward rounding included. `products`: numpy's time for the fast configuration's
-dense matrix products alone, in the same run. fast: no slope optimisation; default: with it.
+images; processor seconds are medians of one DRA, outward rounding included. `products`: numpy's time for the fast
+configuration's dense matrix products alone, in the same run. fast: no optimisation; default: with it.
 """,
     "acas": f"""## The networks of the QEBVerif paper: ACAS Xu
 

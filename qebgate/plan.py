@@ -41,9 +41,7 @@ from qebgate.verdict import NothingCheckedError, Require
 EFFORT: dict[str, Budget] = {
     "quick": Budget(enumerate=1 << 14, dra=2e10, slopes=0, cells=256, falsify=1 << 12, branch=0, milp=0.0),
     "standard": Budget(),
-    "deep": Budget(
-        enumerate=1 << 24, dra=2e12, lp=300, cells=1 << 16, falsify=1 << 20, branch=1 << 14, milp=200.0
-    ),
+    "deep": Budget(enumerate=1 << 24, dra=2e12, lp=300, cells=1 << 16, falsify=1 << 20, branch=1 << 14, milp=200.0),
 }
 """Deterministic work limits of the policy's `effort`."""
 
@@ -172,8 +170,8 @@ class _Planner:
         )  # fmt: skip
         words = _assumptions(spec, model, region, codec, infos, note, instances, " ".join(cpu_features()))
         if model.fixed_point is None and pair.float.source.format != "tflite" and model.float_semantics == "float32":
-            words += ("no runtime evaluates the float reference's file here: what is witnessed holds for every float32 "
-                      "evaluation of it",)  # fmt: skip
+            about = "no runtime evaluates the float reference's file here: what is witnessed holds for every float32 "
+            words = (*words, about + "evaluation of it")
         return PlannedCheck(spec, model, pair, jobs, words)
 
     def _graph(self, path: Path) -> Graph:

@@ -37,8 +37,9 @@ class Budget:
     optimisation for a bound that is not within the limit (0: none), then ``lp`` iterations of a linear program's solver
     for each side of a compared output (0: none); ``cells`` of a bisection bounded by forms (0: the whole region only);
     ``falsify`` executed inputs (changes of single inputs count by their share, and where an execution takes long there
-    are fewer); ``branch`` nodes of branch and bound (0: none); ``milp`` solver effort in seconds of its deterministic clock (0: do not call it); ``seconds`` and
-    ``memory`` guard one task (a task stopped by one is unknown, with that reason).
+    are fewer); ``branch`` nodes of branch and bound (0: none); ``milp`` solver effort in seconds of its deterministic
+    clock (0: do not call it); ``seconds`` and ``memory`` guard one task (a task stopped by one is unknown, with that
+    reason).
     """
 
     enumerate: int = 1 << 20
