@@ -233,7 +233,7 @@ def hints_of(statement: Statement, arrays: Mapping[str, Array], leaf: int, shape
         return a.astype(np.float64) if kind == "f" else a
 
     slopes = {v: take(f"slopes.{v}", "f", (10, m)) for v, m in shape.lines.items()}
-    refine = {int(v): level for v, level in part.refine.items() if v.isdecimal() and int(v) in sizes}
+    refine = {int(v): level for v, level in part.refine.items() if len(v) < 10 and v.isdecimal() and int(v) in sizes}
     if len(refine) != len(part.refine):
         raise _damaged("a layer to refine does not exist", found=f"leaf {leaf}")
     targets: list[Targets] = []

@@ -337,6 +337,42 @@ def test_changed_hints_prove_nothing_false(bundle: Path, tmp_path: Path, seed: i
     assert found.yes or "follow" in found.why or "wider" in found.why
 
 
+HOSTILE: list[Any] = [
+    None, True, -1, 0, 2**31, 10**30, 1e308, -1e308, 5e-324, "", "x", "\ud800", "a\0b", "9" * 5000, "../../..",
+    [], {}, [[]], [0], [1e308], {"a": 1}, "litert-reference", 0.1, ["\n"], "\u0661",
+]  # fmt: skip
+"""Values of every type and size."""
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_any_value_anywhere(bundle: Path, tmp_path: Path, seed: int) -> None:
+    """One value or key of the statement replaced by a hostile one: an answer or a coded error, and no false yes."""
+    rng = np.random.default_rng(seed)
+    c = Copy(bundle, tmp_path)
+    about = {"tool", "check", "row", "engine", "seed", "limits", "assumptions", "policy", "refine"}
+    node: Any = c.fields
+    free = False
+    while True:
+        keys = [k for k in node if k not in ("sha256", "arrays")] if isinstance(node, dict) else range(len(node))
+        key = list(keys)[int(rng.integers(len(keys)))]
+        free |= key in about or key in ("runtime_version", "root")
+        inner = node[key]
+        if isinstance(inner, (dict, list)) and inner and rng.random() < 0.8:
+            node = inner
+            continue
+        value = HOSTILE[int(rng.integers(len(HOSTILE)))]
+        if isinstance(node, dict) and isinstance(value, str) and rng.random() < 0.3:
+            node[value] = node.pop(key)
+        else:
+            node[key] = value
+        break
+    before = json.loads((bundle / JSON_FILE).read_text())
+    found = c.seal()
+    same = c.question == before["question"] and c.claim == before["claim"]
+    # what is about the question is proven or refused; a smaller region or a larger limit may be just as true
+    assert free or same or not accepted(found) or c.question["limit"] >= c.claim["proven"]
+
+
 def add_tree(c: Copy, splits: list[list[float]]) -> None:
     """Leaves of one side of the gap at output 3, without multipliers at all where there are splits."""
     sizes = {int(k.rsplit(".", 1)[1]): a.shape[1] for k, a in c.arrays.items() if ".slopes." in k}
