@@ -153,7 +153,7 @@ def engines(name: str, question: str) -> Sequence[type[Engine]]:
         return (Segment,)
     if question == FEW:
         deep = name in ("mlperf_ic01", "mlperf_vww01")
-        return (Falsify, Forms) if deep else (Falsify, Enumerate)
+        return (Falsify, Dra, Forms) if deep else (Falsify, Enumerate)
     return (Falsify, Dra)
 
 
@@ -170,6 +170,8 @@ def measure(folder: Path, name: str, question: str) -> Answer:
         if hopeless:
             note, chosen = f"noise floor {floor.worst:.3g} of {floor.span:.3g}", (Falsify,)
     budget = replace(LIMITS, falsify=LIMITS.falsify // 8) if note else LIMITS
+    if Enumerate not in chosen:
+        budget = replace(budget, enumerate=1 << 20)
     with Session() as session:
         for engine in chosen:
             # a search must not stop at a limit, and a bound must be as tight as it can

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from qebgate.engines.forms.engine import Forms
 
 from benchmarks.tables import write_part
 from qebgate.adapters.fixed_point import FixedPoint, build
@@ -27,6 +26,7 @@ from qebgate.engines.base import Engine
 from qebgate.engines.concrete import Session
 from qebgate.engines.dra.engine import Dra
 from qebgate.engines.enumerate import Enumerate
+from qebgate.engines.forms.engine import Forms
 from qebgate.ir.align import align
 from qebgate.properties import Property
 from qebgate.regions.cell import Cell, InputCodec
