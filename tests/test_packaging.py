@@ -105,9 +105,10 @@ def test_no_file_names_a_machine(root: Path) -> None:
         pytest.skip("not a git checkout")
     private = re.compile(r"(?<![\w.])/(home|root|Users|work|opt)/|--(extra-)?index-url|find-links")
     bad = []
+    binary = (".tflite", ".npz", ".npy", ".h5", ".keras")
     for name in filter(None, git.stdout.split("\0")):
         path = root / name
-        if path.is_file() and path != Path(__file__) and path.suffix not in (".tflite", ".npz", ".npy"):
+        if path.is_file() and path != Path(__file__) and path.suffix not in binary:
             text = path.read_text(encoding="utf-8")
             bad += [f"{name}:{k}" for k, line in enumerate(text.splitlines(), 1) if private.search(line)]
     assert not bad

@@ -179,6 +179,8 @@ def _scan(search: Search, changes: Changes) -> None:
     if isinstance(changes, Stepwise) and box.free.size > FEW:
         return
     values = _axis_values(search)
+    if not values:
+        return
     count = sum(len(v) for v in values)
     price = CALL + count * search.cost
     spare = SCANNED * search.allowance
