@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -41,7 +42,7 @@ class Fact:
     live: Index
 
 
-class Step:
+class Step(ABC):
     """One layer's live outputs from its inputs' live entries."""
 
     def __init__(self, output: int, inputs: tuple[int, ...]) -> None:
@@ -49,8 +50,8 @@ class Step:
         self.live = np.empty(0, np.intp)
         """Outputs that are computed."""
 
-    def run(self, inputs: Sequence[Values], cells: Cells, symbols: int, total: int) -> tuple[Values, int]:
-        raise NotImplementedError
+    @abstractmethod
+    def run(self, inputs: Sequence[Values], cells: Cells, symbols: int, total: int) -> tuple[Values, int]: ...
 
 
 class AffineStep(Step):
