@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
+from qebgate.domains.gap import Interval
+from qebgate.domains.layers import Affine
 from qebgate.engines.branch import tree
 from qebgate.engines.branch.dual import Dual, Target
 from qebgate.engines.branch.engine import Branch, applies
@@ -235,6 +238,34 @@ def test_an_interrupted_tree_still_has_a_bound() -> None:
         assert grown.nodes > 0
         assert Fraction(grown.bound) >= max(net.truth(lo, hi)[1])
     assert interrupted
+
+
+def test_the_staircase_begins_and_ends_at_codes() -> None:
+    """Also where the analysis cut the value's interval between two codes: the envelope counts steps from its ends."""
+    cut = 0
+    for seed in range(12):
+        net, lo, hi = _question(seed)
+        p = direct(program(net.task(lo, hi)))
+        a = Analysis(p.layers, p.box, Settings()).run()
+        for layer in p.layers:
+            state = a.states[layer.output]
+            if isinstance(layer, Affine) and layer.grid is not None and state.codes is not None:
+                inner = 0.4 * layer.grid.unit * (state.codes[0] < state.codes[1])
+                narrow = Interval(state.quantized.lo + inner, state.quantized.hi - inner)
+                a.states[layer.output] = replace(state, quantized=narrow)
+                cut += int((inner > 0).sum())
+        dual, (low, high), size = Dual(p, a), net.truth(lo, hi), a.states[p.output].size
+        for k in range(size):
+            for sign, truth in ((1.0, high[k]), (-1.0, -low[k])):
+                target = Target.gap(p.output, size, k, sign)
+                start = dual.start(target, {r.output: r for r in a.backward.layers})
+                found = minimise(dual, target, start, dual.region, Steps(150, 0.1, 1e-3))
+                assert Fraction(float(dual.bound(target, found.multipliers, dual.region)[0])) >= truth
+        for output, box in dual.region.boxes.items():
+            unit = dual.shapes[output].unit
+            if unit:
+                assert all((v / unit == np.rint(v / unit)).all() for v in (box.s0, box.s1))
+    assert cut > 0
 
 
 def test_it_applies_to_what_it_says() -> None:

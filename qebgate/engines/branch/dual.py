@@ -90,8 +90,10 @@ class Dual:
         self.noise: dict[int, F64 | None] = {}
         for layer in self.layers:
             pre, out = a.pre[layer.output], a.states[layer.output]
-            boxes[layer.output] = outer(pre.z, pre.q, pre.d, out.quantized)
-            size = pre.z.magnitude + pre.q.magnitude + out.float.magnitude + out.quantized.magnitude
+            # the staircase begins and ends at codes; the value's interval may have been cut between two of them
+            reached = out.quantized if layer.grid is None or out.codes is None else layer.grid.real(out.codes)
+            boxes[layer.output] = outer(pre.z, pre.q, pre.d, reached)
+            size = pre.z.magnitude + pre.q.magnitude + out.float.magnitude + reached.magnitude
             edges = sum(abs(v) for v in layer.float_range if np.isfinite(v))
             unit = layer.grid.unit if layer.grid is not None else 0.0
             size = size + pre.below + pre.above + edges + unit
