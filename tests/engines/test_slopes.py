@@ -12,7 +12,7 @@ from qebgate.engines.dra.analysis import Analysis, Settings
 from qebgate.engines.dra.backward import Form
 from qebgate.engines.dra.program import program
 from qebgate.engines.dra.relaxation import Relaxation
-from qebgate.engines.dra.slopes import Side, _descend
+from qebgate.engines.dra.slopes import Side, _descend, tune
 from qebgate.runtimes.profiles import Runtime
 from tests.domains.test_lines import exact, random_neuron
 from tests.engines.tiny import ENTRIES, RUNTIMES, outside, tiny
@@ -82,6 +82,51 @@ def test_tuned_bounds_without_a_part_contain_the_truth(parts: Relaxation) -> Non
         gap = a.tuned(p.output, index, a.gap(p.output, index), -np.inf, 20)
         rows = t.rows(task.cell)
         assert outside(gap.lo, gap.hi, t.quantized(runtime)[rows] - t.float32[rows]) == 0
+
+
+@pytest.mark.parametrize("name", DENSE[:6])
+def test_roundoff_is_charged_for_the_lines_that_are_used(name: str) -> None:
+    """The magnitudes behind a layer cover its optimised lines, not only those that the search started from."""
+    t = tiny(name)
+    task = t.task(t.cell(np.full(t.side, -40), np.full(t.side, 40)), Runtime.XNNPACK)
+    p = program(task)
+    a = Analysis(p.layers, p.box).run()
+    facts = {o: (layer, a.pre[o], [a.states[i] for i in layer.inputs]) for o, layer in a._affines.items()}
+    moved = 0
+    for k in range(len(task.outputs)):
+        one = np.zeros((1, a.states[p.output].size))
+        one[0, k] = 1.0
+        for before, r in zip(
+            a.backward.layers, tune(a.backward.layers, facts, a.root, (p.output, Form(d=one)), 20), strict=True
+        ):
+            pre = a.pre[r.output]
+            z, q, d = (v.magnitude for v in (pre.z, pre.q, pre.d))
+            moved += not np.array_equal(before.over[0].slope, r.over[0].slope)
+            for side in (r.over, r.under):
+                h, g, gap = side
+                assert (np.abs(h.slope) * z + np.abs(h.intercept) <= r.h_size).all()
+                assert (np.abs(g.slope) * q + np.abs(g.intercept) <= r.g_size).all()
+                size = np.abs(gap.d) * d + np.abs(gap.z) * z + np.abs(gap.q) * q + np.abs(gap.intercept)
+                assert (size <= r.d_size).all()
+    assert moved
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("name", DENSE[:6])
+def test_bounds_with_lines_contain_the_truth_and_are_never_looser(name: str, runtime: Runtime) -> None:
+    """What networks with max pools use; others take multipliers."""
+    t = tiny(name)
+    rng = np.random.default_rng(len(name))
+    for _ in range(3):
+        task = t.task(t.box(rng), runtime)
+        p = program(task)
+        index = np.asarray(task.outputs, dtype=np.intp)
+        a = Analysis(p.layers, p.box).run()
+        plain = a.gap(p.output, index)
+        gap = a.with_lines(p.output, index, plain, -np.inf, 20)
+        rows = t.rows(task.cell)
+        assert outside(gap.lo, gap.hi, t.quantized(runtime)[rows] - t.float32[rows]) == 0
+        assert (gap.lo >= plain.lo).all() and (gap.hi <= plain.hi).all()
 
 
 def test_tuning_pays() -> None:
