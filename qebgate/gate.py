@@ -37,6 +37,8 @@ SEARCHES = ("execute", "falsify")
 """The engines of a search."""
 IN_FLIGHT = 4
 """Tasks handed to the pool per process: enough to keep it busy, few enough to stop at once."""
+CLOSING = 5.0
+"""Seconds that an interrupted run waits for its pool to close."""
 
 
 class Observer(Protocol):
@@ -223,10 +225,22 @@ def _in_pool(jobs: Sequence[Job], deadline: float, options: Options) -> Iterator
                     yield number, outcome
         pool.shutdown()
     except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for child in multiprocessing.active_children():
-            child.terminate()
+        _abandon(pool)
         raise
+
+
+def _abandon(pool: ProcessPoolExecutor) -> None:
+    """End the workers at once, then the pool's own thread.
+
+    In this order, and waited for: a thread that is still closing its pipes when Python exits makes the exit handler of
+    ``concurrent.futures`` write to one of them and print a traceback.  The wait is bounded because that thread can
+    hang on a full pipe in Python 3.10 (CPython issue 94777).
+    """
+    for child in multiprocessing.active_children():
+        child.terminate()
+    closing = threading.Thread(target=pool.shutdown, kwargs={"cancel_futures": True}, daemon=True)
+    closing.start()
+    closing.join(CLOSING)
 
 
 @dataclass(frozen=True, slots=True)
