@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from qebgate.errors import PRECEDENCE, ExitCode, QebgateError
@@ -31,7 +32,7 @@ class WitnessResult:
 
     ``x`` is for the float model, ``codes`` for the quantized one, ``raw`` the input before the policy's preprocessing
     (None without one); ``gap`` [K] is quantized minus float; ``figure`` the property's figure there; ``file`` where it
-    was written.
+    was written; ``reference`` [K] what the float model gives, to be shown beside the gap.
     """
 
     x: Array
@@ -41,6 +42,7 @@ class WitnessResult:
     figure: float
     engine: str
     file: str | None = None
+    reference: F64 | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,6 +65,8 @@ class TaskResult:
     witness: WitnessResult | None = None
     noise_floor: tuple[float, float] | None = None
     """An estimate of what rounding alone may cost, and the span of the outputs; None where nobody asked."""
+    from_cache: bool = False
+    """Whether an earlier run computed it, in ``seconds`` then."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,7 +117,10 @@ class CheckError:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Report:
-    """A whole run.  ``command`` is the command line that repeats it, without a ``--check``."""
+    """A whole run.  ``command`` is the command line that repeats it, without a ``--check``.
+
+    ``places``: line and column (from 1) of every check in the file ``policy``.
+    """
 
     version: str
     policy: str | None
@@ -123,6 +130,7 @@ class Report:
     command: tuple[str, ...]
     seconds: float
     interrupted: bool = False
+    places: Mapping[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
 
     @property
     def verdict(self) -> Verdict | None:

@@ -37,6 +37,12 @@ class PolicyFile:
         """``file:line:column`` of a part of the policy."""
         return self.document.where(place)
 
+    def places(self) -> dict[str, tuple[int, int]]:
+        """Line and column of every check; nothing where a program made the policy."""
+        marks = self.document.values
+        found = ((c.id, marks.get(("checks", k))) for k, c in enumerate(self.policy.checks))
+        return {name: mark for name, mark in found if mark is not None}
+
     def resolve(self, path: str) -> Path:
         """A path of the policy as a path of the file system."""
         return self.root / path
