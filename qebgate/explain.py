@@ -12,9 +12,11 @@ from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qebgate import gate
-from qebgate.domains.layers import ROOT
+from qebgate.domains.gap import Interval
+from qebgate.domains.layers import ROOT, Affine, Layer
 from qebgate.engines.dra.analysis import Analysis, Settings
 from qebgate.engines.dra.contributions import (
     Contributions,
@@ -35,7 +37,7 @@ from qebgate.result import CheckResult, Report, TaskResult
 from qebgate.task import FloatSemantics, Task
 from qebgate.verdict import NothingCheckedError
 
-__all__ = ["Advice", "Explanation", "Source", "explain"]
+__all__ = ["Advice", "Explanation", "LayerState", "Source", "explain", "explain_all"]
 
 WORTH = 0.05
 """Share of the bound below which advice is not worth its words."""
@@ -47,6 +49,24 @@ class Advice:
 
     text: str
     effect: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerState:
+    """What the analysis knows of one layer over the region.
+
+    ``gap`` is the largest proven gap of its ``neurons`` in real units, ``span`` the largest width of the float
+    values.  ``unstable``: float neurons that may be on either side of a kink; ``quantized`` the same of the other
+    network; ``saturated``: quantized neurons that may reach an end of their codes where the float one is free.
+    """
+
+    label: str
+    neurons: int
+    gap: float
+    span: float
+    unstable: int
+    quantized: int
+    saturated: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +87,8 @@ class Explanation:
     noise: NoiseFloor
     limit: float | None
     advice: tuple[Advice, ...] = field(default=())
+    states: tuple[LayerState, ...] = field(default=())
+    """From the input to the output; empty where the analysis was stopped."""
 
 
 def explain(source: PolicyFile, check: str, options: gate.Options | None = None) -> Explanation:
@@ -86,6 +108,20 @@ def explain(source: PolicyFile, check: str, options: gate.Options | None = None)
     if result is None or not result.tasks:
         raise NothingCheckedError("QEB501", "no task of the check was finished", where=check)
     (planned,) = plan.checks
+    return explain_result(report, planned, result)
+
+
+def explain_all(source: PolicyFile, report: Report, seconds: float) -> dict[str, Explanation]:
+    """Every check of a report that has been made, by id; each analysis is stopped after so many seconds."""
+    plan = make_plan(source, tuple(c.id for c in report.checks))
+    planned = {p.spec.id: p for p in plan.checks}
+    return {
+        c.id: explain_result(report, planned[c.id], c, seconds) for c in report.checks if c.tasks and c.id in planned
+    }
+
+
+def explain_result(report: Report, planned: PlannedCheck, result: CheckResult, seconds: float = 0.0) -> Explanation:
+    """Explain the worst task of a check that has been run; in ``seconds`` instead of its own budget where positive."""
     worst = worst_task(result.tasks)
     job = _job_of(planned, result, worst)
     semantics = cast("FloatSemantics", job.float_semantics)
@@ -95,8 +131,11 @@ def explain(source: PolicyFile, check: str, options: gate.Options | None = None)
     behind = behind_curve(p)
     limit = None if behind is not None else job.prop.limit * job.prop.unit
     found = Explanation(report, result, worst, None, None, behind is not None, noise, limit)
+    if seconds:
+        job = replace(job, budget=replace(job.budget, seconds=seconds))
     try:
-        found = replace(found, parts=_parts(task, p, behind, job, limit))
+        parts, states = _parts(task, p, behind, job, limit)
+        found = replace(found, parts=parts, states=states)
     except GuardedStop as stop:
         found = replace(found, stopped=stop.detail)
     except MemoryError:
@@ -121,8 +160,10 @@ def _job_of(planned: PlannedCheck, result: CheckResult, task: TaskResult) -> Job
     return next(j for j in planned.jobs if j.cell.index == task.index and j.info == task.runtime)
 
 
-def _parts(task: Task, p: Program, behind: int | None, job: Job, limit: float | None) -> Contributions:
-    """The parts of the worst output's bound, or of the worst input of the final curve."""
+def _parts(
+    task: Task, p: Program, behind: int | None, job: Job, limit: float | None
+) -> tuple[Contributions, tuple[LayerState, ...]]:
+    """The parts of the worst output's bound, or of the worst input of the final curve; and all layers' states."""
     guard = Guard(replace(job.budget, seconds=max(1.0, job.budget.seconds)))
     start = time.monotonic()
     a = Analysis(p.layers, p.box, Settings(work=job.budget.dra), pulse=guard).run()
@@ -135,7 +176,39 @@ def _parts(task: Task, p: Program, behind: int | None, job: Job, limit: float | 
     spent = time.monotonic() - start
     # as the engine does: lines are optimised for bounds beyond the limit only
     slopes = job.budget.slopes if (limit is None or bound > limit) and 10 * spent < job.budget.seconds else 0
-    return contributions(a, p, int(index[k]), side, channels=channels_of(task.pair), output=output, iterations=slopes)
+    parts = contributions(a, p, int(index[k]), side, channels=channels_of(task.pair), output=output, iterations=slopes)
+    return parts, layer_states(a)
+
+
+def layer_states(a: Analysis) -> tuple[LayerState, ...]:
+    """The layers of an analysis that do something (those that only move codes are left out)."""
+    return tuple(_layer_state(a, layer) for layer in a.layers if not (isinstance(layer, Affine) and layer.is_identity))
+
+
+def _layer_state(a: Analysis, layer: Layer) -> LayerState:
+    state = a.states[layer.output]
+    unstable = quantized = saturated = 0
+    if isinstance(layer, Affine):
+        pre = a.pre[layer.output]
+        free = _inside(pre.z, layer.float_range)
+        unstable = int(_kinked(pre.z, layer.float_range).sum())
+        if layer.grid is not None:
+            lo, hi = layer.grid.range
+            quantized = int(_kinked(pre.q, (lo, hi)).sum())
+            saturated = int((free & ~_inside(pre.q, (lo, hi))).sum())
+    gap = float(state.delta.magnitude.max(initial=0.0))
+    return LayerState(
+        layer.label, state.size, gap, float(state.float.width.max(initial=0.0)), unstable, quantized, saturated
+    )
+
+
+def _inside(z: Interval, ends: tuple[float, float]) -> NDArray[np.bool_]:
+    return (z.lo >= ends[0]) & (z.hi <= ends[1])
+
+
+def _kinked(z: Interval, ends: tuple[float, float]) -> NDArray[np.bool_]:
+    """Whether an end of the clamp lies strictly between the bounds."""
+    return np.logical_or(*((z.lo < end) & (end < z.hi) for end in ends))
 
 
 def channels_of(pair: Pair) -> Mapping[int, int]:

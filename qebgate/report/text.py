@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 
@@ -51,9 +52,10 @@ def runtimes(report: Report) -> str:
 
 
 def counts(check: CheckResult) -> str:
-    """How many tasks passed, failed, stayed open."""
+    """How many tasks passed, failed, stayed open; and how many of them an earlier run had answered."""
     words = [(v, sum(t.verdict == v for t in check.tasks)) for v in ("pass", "fail", "unknown")]
-    return ", ".join(f"{n} {v}" for v, n in words if n)
+    cached = sum(t.from_cache for t in check.tasks)
+    return ", ".join(f"{n} {v}" for v, n in words if n) + (f" ({cached} from cache)" if cached else "")
 
 
 def worst(check: CheckResult, n: int) -> list[TaskResult]:
@@ -112,3 +114,44 @@ def summary(report: Report) -> str:
     what = "INTERRUPTED" if report.interrupted else MARK[report.verdict]
     covered = f"covers {runtimes(report)} and no other runtime" if report.checks else "nothing was checked"
     return f"{what}: {', '.join(words)}; {covered}; {report.seconds:.1f} s"
+
+
+def worst_checks(report: Report) -> list[CheckResult]:
+    """Checks that did not pass: failures first, then those that block, then warnings; each in the policy's order."""
+
+    def key(c: CheckResult) -> int:
+        return 0 if c.verdict == "fail" else 1 if c.on_unknown == "fail" else 2
+
+    return sorted((c for c in report.checks if c.verdict != "pass"), key=key)
+
+
+def check_words(c: CheckResult) -> str:
+    """One sentence about a check: what was found against the limit, and the worst input."""
+    unit = " lsb" if c.property == "max_lsb" else ""
+    said = f"witnessed {witnessed(c.witnessed, c.limit)}, proven {proven(c.proven, c.limit)}"
+    words = f"{MARK[c.verdict]}: {c.property} {said}, limit {number(c.limit)}{unit}; {counts(c)}"
+    if c.reason:
+        words += f"; {REASON[c.reason]}"
+    worst_task = next(iter(worst(c, 1)), None)
+    if worst_task is not None and worst_task.verdict != "pass":
+        words += f"; worst: row {worst_task.index}, {worst_task.runtime}"
+        if gap_words(worst_task):
+            words += f", {gap_words(worst_task)}"
+    return words
+
+
+def place(report: Report, check: str) -> tuple[str, int, int] | None:
+    """File, line and column of a check; None where no file holds it."""
+    mark = report.places.get(check)
+    return None if mark is None or report.policy is None else (report.policy, *mark)
+
+
+def parse_place(where: str | None) -> tuple[str, int, int] | None:
+    """``file:line:column`` taken apart."""
+    m = re.fullmatch(r"(.+):(\d{1,7}):(\d{1,7})", where or "", re.DOTALL)
+    return None if m is None else (m[1], int(m[2]), int(m[3]))
+
+
+def finite(value: float | None) -> float | None:
+    """A figure for JSON, which has no infinity."""
+    return float(value) if value is not None and np.isfinite(value) else None
