@@ -78,6 +78,8 @@ def _result(check: CheckResult, job: Job) -> TaskResult | None:
 def _save(source: PolicyFile, planned: PlannedCheck, job: Job, result: TaskResult, folder: Path) -> str | None:
     """Why no bundle was written; None where one was."""
     semantics = cast("FloatSemantics", job.float_semantics)
+    if len(job.runtime.members) > 1:
+        return f"{job.runtime.value} is several runtimes: evidence is written for each of them when they are listed"
     task = Task(job.pair, job.cell, job.codec, job.prop, result.outputs, job.runtime, semantics)
     question = Question(task.pair, task.cell, task.codec, task.outputs, task.runtime, semantics == "float32")
     program = program_of(question)

@@ -34,7 +34,8 @@ from qebgate.properties import Property
 from qebgate.regions import Cell, InputCodec, Instance, Preprocess, Region, expand
 from qebgate.regions.segment import fit_directions
 from qebgate.result import CheckError, RuntimeInfo
-from qebgate.runtimes.profiles import Runtime
+from qebgate.runtimes.profiles import MEMBERS, MICRO, Runtime
+from qebgate.semantics.emulation import check_runtime
 from qebgate.task import Budget
 from qebgate.verdict import NothingCheckedError, Require
 
@@ -159,7 +160,10 @@ class _Planner:
         engines = None if spec.engines == "auto" else tuple(spec.engines)
         version = runtime_version()
         own = None if model.fixed_point is None else f"(qebgate {__version__})"
-        infos = [RuntimeInfo(name, own or version) for name in model.runtimes]
+        for name in model.runtimes:
+            check_runtime(pair.quantized, Runtime(name))
+        emulated = f"(emulated by qebgate {__version__})"
+        infos = [RuntimeInfo(name, own or (emulated if Runtime(name) in MICRO else version)) for name in model.runtimes]
         jobs = tuple(
             Job(
                 spec.id, head, i.cell, codec, prop, outputs, Runtime(info.name), info, model.float_semantics,
@@ -350,6 +354,12 @@ def _assumptions(
     else:
         names = ", ".join(str(i) for i in infos)
         words = [f"covers {names} on {cpu}, and no other runtime or processor: their roundings differ"]
+        if Runtime.ENVELOPE.value in model.runtimes:
+            members = ", ".join(r.value for r in MEMBERS)
+            words.append(f"envelope: holds in each of {members}; ARM kernels are not claimed")
+        if {Runtime.ENVELOPE, *MICRO} & {Runtime(n) for n in model.runtimes}:
+            about = "its kernels were read in its source (2024 and later), and none runs here"
+            words.append(f"TensorFlow Lite Micro is emulated, not replayed: {about}")
     if model.float_semantics == "float32":
         words.append("the float reference is evaluated in float32, in any order of summation")
     else:

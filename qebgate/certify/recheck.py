@@ -60,7 +60,7 @@ def question_of(statement: Statement, pair: Pair) -> Question:
         runtime = Runtime(q.runtime)
     except ValueError:
         raise _mismatch("the runtime is not known", printable(q.runtime)) from None
-    if (runtime is Runtime.FIXED_POINT) != fixed:
+    if len(runtime.members) > 1 or (runtime is Runtime.FIXED_POINT) != fixed:
         raise _mismatch("the runtime does not execute such models", runtime.value)
     codec = InputCodec.of(graph, q.input_quantization)
     if codec.in_model and q.input_quantization is not None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+import numpy as np
+
 from qebgate.engines.base import Engine
 from qebgate.engines.branch.engine import Branch
 from qebgate.engines.concrete import Session
@@ -37,6 +39,8 @@ def run(
     task: Task,
     budget: Budget,
     engines: Sequence[str] | None = None,
+EXECUTING: tuple[type[Engine], ...] = (Execute, Segment, Forms, Enumerate, Falsify, Anneal)
+"""Engines that run the quantized network itself: in one runtime at a time."""
     progress: Progress = silent,
     session: Session | None = None,
 ) -> list[Evidence]:
@@ -70,7 +74,7 @@ def run(
             found.append(Stopped(engine.name, "guard_time", f"{budget.seconds:g} s were used before it started"))
             break
         try:
-            found += engine.run(task, found, replace(budget, seconds=left), session)
+            found += _run(engine, task, found, replace(budget, seconds=left), session)
         except GuardedStop as stop:
             found.append(Stopped(engine.name, stop.reason, stop.detail))
         except MemoryError:
@@ -92,6 +96,39 @@ def _enumerable(task: Task, budget: Budget) -> bool:
 
 
 def answered(prop: Property, found: Sequence[Evidence]) -> bool:
+def _run(engine: Engine, task: Task, known: Sequence[Evidence], budget: Budget, session: Session) -> Sequence[Evidence]:
+    """What an engine finds; one that executes runs in each runtime of the envelope, and all of it is united."""
+    members = task.runtime.members
+    if len(members) == 1 or not isinstance(engine, EXECUTING):
+        return engine.run(task, known, budget, session)
+    start = time.monotonic()
+    share = replace(budget, falsify=budget.falsify // len(members), enumerate=budget.enumerate // len(members))
+    bounds: list[Bound | None] = []
+    others: list[Evidence] = []
+    for runtime in members:
+        left = budget.seconds - (time.monotonic() - start)
+        # bounds of the envelope hold in each of its runtimes
+        found = engine.run(replace(task, runtime=runtime), known, replace(share, seconds=max(left, 0.0)), session)
+        bounds.append(next((e for e in found if isinstance(e, Bound)), None))
+        others += [e for e in found if not isinstance(e, Bound)]
+        if answered(task.prop, others):
+            return others
+    witnesses = [e for e in others if isinstance(e, Witness)]
+    worst = max(witnesses, key=lambda w: task.prop.of_gap(w.gap), default=None)
+    stopped = [e for e in others if isinstance(e, Stopped)][:1]
+    return [*_united(bounds, engine.name, time.monotonic() - start), *([worst] if worst else []), *stopped]
+
+
+def _united(bounds: Sequence[Bound | None], engine: str, seconds: float) -> Sequence[Evidence]:
+    """One bound that holds wherever each of them holds; none where one is missing."""
+    known = [b for b in bounds if b is not None]
+    if len(known) < len(bounds):
+        return []
+    weakest: Bound = max(known, key=lambda b: ("exhaustive", "certified", "solver").index(b.trust))
+    lower, upper = np.min([b.lower for b in known], axis=0), np.max([b.upper for b in known], axis=0)
+    return [Bound(lower, upper, weakest.trust, engine, seconds)]
+
+
     """Whether more engines could not change the verdict: refuted, or proven."""
     for e in found:
         if isinstance(e, Witness) and e.replayed and prop.of_gap(e.gap) > prop.limit:

@@ -18,8 +18,9 @@ from qebgate.ir.pair import Pair, Step
 from qebgate.ir.tensor import Tensor
 from qebgate.numerics.rounding import F64, U32, U64
 from qebgate.runtimes.profiles import Runtime
-from qebgate.semantics.base import Activation, Rounding
+from qebgate.semantics.base import Activation
 from qebgate.semantics.delegation import owner
+from qebgate.semantics.emulation import rounding
 from qebgate.semantics.float_error import Computed, float_error
 from qebgate.semantics.registry import SEMANTICS
 
@@ -118,7 +119,7 @@ def clamp_grid(node: Node, graph: Graph, runtime: Runtime, activation: Activatio
 def rounding_of(node: Node, graph: Graph, runtime: Runtime) -> tuple[F64, F64]:
     """The envelope of a node in real units, [m] each (DEQUANTIZE states it in quanta of its input)."""
     out = graph.tensors[node.outputs[0]]
-    r: Rounding = SEMANTICS[node.op].rounding(node, graph, runtime)
+    r = rounding(node, graph, runtime)
     unit = (out if out.dtype.is_code else graph.tensors[node.inputs[0]]).q.s
     # one rounding of the product: nextafter outwards; exact zeros stay zero
     scale = lambda x: np.where(x > 0, np.nextafter(x * unit, np.inf), 0.0)  # noqa: E731
@@ -126,11 +127,14 @@ def rounding_of(node: Node, graph: Graph, runtime: Runtime) -> tuple[F64, F64]:
 
 
 def monotone_kernel(node: Node, graph: Graph, runtime: Runtime):
-    """Codes in, codes out, through the exact integer kernel; None where an input is no code.
+    """Codes in, codes out, through the exact integer kernel; None where an input is no code, or there is no one kernel.
 
     Only for operators whose kernel is non-decreasing in every input code.
     """
     live = [i for i in node.inputs if i >= 0 and not graph.tensors[i].is_const]
+    if len(runtime.members) > 1 and not rounding(node, graph, runtime).exact:
+        return None
+    runtime = runtime.members[0]
     if not all(graph.tensors[i].dtype.is_code for i in live) or not graph.tensors[node.outputs[0]].dtype.is_code:
         return None
 

@@ -60,7 +60,9 @@ def lower_linear(
         below=below,
         above=above,
         grid=code_grid(q.y, codes),
-        codes_of_accumulator=_requantizer(q, qn, ctx, codes, dense=dense, tail=tail),
+        codes_of_accumulator=None
+        if len(ctx.runtime.members) > 1
+        else _requantizer(q, qn, ctx, codes, dense=dense, tail=tail),
         accumulator_unit=spread(unit, size),
         noise=ctx.noise(step),
     )

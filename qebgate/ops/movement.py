@@ -88,8 +88,10 @@ class ReluLowering:
         if not y.dtype.is_code:
             return [replace(layer, quantized_range=self.activation.range)]
         kernel = monotone_kernel(qn, graph, ctx.runtime)
-        assert kernel is not None
-        lo, hi = (int(kernel([np.full(y.size, c, np.int64)])[0]) for c in x.dtype.code_range)
+        if kernel is None:  # the largest code depends on the runtime: the clamp alone is the same in all
+            lo, hi = self.activation.code_range(y, ctx.runtime)
+        else:
+            lo, hi = (int(kernel([np.full(y.size, c, np.int64)])[0]) for c in x.dtype.code_range)
         below, above = rounding_of(qn, graph, ctx.runtime)
         return [replace(layer, below=below, above=above, grid=code_grid(y, (lo, hi)), codes_of_inputs=kernel)]
 

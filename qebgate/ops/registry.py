@@ -25,6 +25,7 @@ from qebgate.ops.movement import (
 )
 from qebgate.ops.squashing import LogisticLowering, SoftmaxLowering, TanhLowering
 from qebgate.runtimes.profiles import Runtime
+from qebgate.semantics.emulation import check_runtime
 
 _ALL: tuple[type[Lowering], ...] = (
     AddLowering,
@@ -63,6 +64,7 @@ def lower(pair: Pair, runtime: Runtime, *, float32: bool) -> tuple[Layer, ...]:
 
 
 def _lowered(pair: Pair, runtime: Runtime, *, float32: bool) -> tuple[Layer, ...]:
+    check_runtime(pair.quantized, runtime)
     ctx = Context(pair, runtime, float32)
     missing = sorted({s.op for s in pair.steps} - set(ALL_LOWERINGS))
     if missing:

@@ -165,7 +165,7 @@ class SoftmaxLowering:
 
 
 def _exact_codes(node: Node, ctx: Context) -> Callable[[tuple[I64, I64] | None], tuple[I64, I64] | None]:
-    """The kernel's own codes where the input's codes are all known exactly."""
+    """The kernels' own codes where the input's codes are all known exactly."""
     graph, runtime = ctx.pair.quantized, ctx.runtime
     shape = graph.tensors[node.inputs[0]].shape
 
@@ -173,8 +173,8 @@ def _exact_codes(node: Node, ctx: Context) -> Callable[[tuple[I64, I64] | None],
         if codes is None or (codes[0] != codes[1]).any():
             return None
         x = codes[0].reshape(1, *shape).astype(np.int32)
-        out = SEMANTICS[node.op].run_int(node, graph, [x], runtime).ravel().astype(np.int64)
-        return out, out
+        out = [SEMANTICS[node.op].run_int(node, graph, [x], r).ravel().astype(np.int64) for r in runtime.members]
+        return np.minimum.reduce(out), np.maximum.reduce(out)
 
     return run
 

@@ -9,7 +9,6 @@ from typing import Any, cast
 from qebgate.policy.document import Path
 
 _TOP = ("baseline", "waivers", "evidence")
-_RUNTIMES = ("envelope", "tflm", "tflm-single-rounding")
 _REGION_KINDS = ("vnnlib",)
 _PROPERTY_KINDS = ("max_rel", "same_top1", "max_l2")
 _ENGINES = ("statistical",)
@@ -34,10 +33,6 @@ def later_features(data: Any) -> Iterator[tuple[Path, Path, str]]:
 
 
 def _model(at: Path, model: dict[str, Any]) -> Iterator[tuple[Path, Path, str]]:
-    runtime = model.get("runtime")
-    for r in cast("list[Any]", runtime) if isinstance(runtime, list) else [runtime]:
-        if r in _RUNTIMES:
-            yield (*at, "runtime"), (*at, "runtime"), f"runtime `{r}`"
     for key in ("float", "quantized"):
         path = model.get(key)
         if key == "float" and isinstance(path, dict):

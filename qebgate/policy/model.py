@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-RuntimeName = Literal["litert-reference", "litert-builtin", "litert-xnnpack"]
-EngineName = Literal["execute", "segment", "enumerate", "falsify", "dra", "forms", "branch", "milp"]
+RuntimeName = Literal[
+    "litert-reference", "litert-builtin", "litert-xnnpack", "tflm", "tflm-single-rounding", "envelope"
+]
+EngineName = Literal["execute", "segment", "enumerate", "falsify", "dra", "forms", "split", "branch", "milp"]
 OnUnknown = Literal["fail", "warn"]
 
 Number = Annotated[float, Field(allow_inf_nan=False)]

@@ -6,6 +6,7 @@ A profile says *which* of the known arithmetics a runtime uses; what that arithm
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 
 
@@ -19,8 +20,25 @@ class Runtime(str, Enum):
     XNNPACK = "litert-xnnpack"
     """LiteRT's default: the XNNPACK delegate, builtin for what it leaves."""
 
+    TFLM = "tflm"
+    """TensorFlow Lite Micro's reference kernels as built by default: two roundings.  Emulated, never run."""
+    TFLM_SINGLE = "tflm-single-rounding"
+    """The same built with ``TFLITE_SINGLE_ROUNDING``."""
+    ENVELOPE = "envelope"
+    """Every profile of :data:`MEMBERS` at once: what is proven holds in each of them."""
+
     FIXED_POINT = "fixed-point"
     """No deployed runtime: qebgate's own exact evaluation of networks that it quantized itself."""
+
+    @property
+    def emulated(self) -> bool:
+        """Whether nothing here can run the profile: its witnesses are replayed in qebgate's own evaluator."""
+        return self in (Runtime.TFLM, Runtime.TFLM_SINGLE, Runtime.FIXED_POINT)
+
+    @property
+    def members(self) -> Sequence[Runtime]:
+        """The profiles that a bound must hold for: those of the envelope, or this one."""
+        return MEMBERS if self is Runtime.ENVELOPE else (self,)
 
     @property
     def resolver(self) -> str:
@@ -34,3 +52,7 @@ class Runtime(str, Enum):
 
 DEPLOYED = (Runtime.REFERENCE, Runtime.BUILTIN, Runtime.XNNPACK)
 """The profiles of LiteRT, which can be installed and asked."""
+MICRO = (Runtime.TFLM, Runtime.TFLM_SINGLE)
+"""The profiles of TensorFlow Lite Micro, which are emulated."""
+MEMBERS = DEPLOYED + MICRO
+"""What the envelope covers."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,11 +13,12 @@ from qebgate.numerics.fixed_point import (
     Multiplier,
     multiply_double_rounding,
     multiply_ruy,
+    multiply_single_rounding,
     requantize_xnnpack,
     round_double,
 )
 from qebgate.numerics.rounding import F64
-from qebgate.runtimes.profiles import Runtime
+from qebgate.runtimes.profiles import MICRO, Runtime
 
 
 def exact_matmul(a: Array, w: Array, bound: float) -> NDArray[np.float64] | NDArray[np.float32]:
@@ -27,6 +30,11 @@ def exact_matmul(a: Array, w: Array, bound: float) -> NDArray[np.float64] | NDAr
         return a.astype(np.float32, copy=False) @ w.astype(np.float32, copy=False)
     assert bound < 2.0**53
     return a.astype(np.float64, copy=False) @ w.astype(np.float64, copy=False)
+
+
+def multiply_quantized(runtime: Runtime) -> Callable[[I64, Multiplier], I64]:
+    """``MultiplyByQuantizedMultiplier`` of the kernels that are portable C++, as a runtime was built."""
+    return multiply_single_rounding if runtime is Runtime.TFLM_SINGLE else multiply_double_rounding
 
 
 def requantize(
@@ -53,8 +61,8 @@ def requantize(
     real = effective_scale(s_in, s_w, s_out, runtime, dense=dense)
     if runtime is Runtime.REFERENCE and dense:
         out = round_double(acc, real)
-    elif runtime is Runtime.REFERENCE:
-        out = multiply_double_rounding(acc, Multiplier.of(real))
+    elif runtime is Runtime.REFERENCE or runtime in MICRO:
+        out = multiply_quantized(runtime)(acc, Multiplier.of(real))
     else:
         m = Multiplier.of(real)
         out = multiply_ruy(acc, m)
@@ -64,8 +72,8 @@ def requantize(
 
 
 def effective_scale(s_in: float, s_w: F64, s_out: float, runtime: Runtime, *, dense: bool) -> F64:
-    """The double that the kernel starts from; builtin per-tensor FULLY_CONNECTED multiplies in float32."""
-    if dense and s_w.size == 1 and runtime is Runtime.BUILTIN:
+    """The double that the kernel starts from; per-tensor FULLY_CONNECTED multiplies in float32 (builtin, TFLM)."""
+    if dense and s_w.size == 1 and (runtime is Runtime.BUILTIN or runtime in MICRO):
         return (np.float32(s_in) * s_w.astype(np.float32)).astype(np.float64) / s_out
     return s_in * s_w / s_out
 
@@ -84,6 +92,6 @@ def linear_deviation(s_in: float, s_w: F64, s_out: float, runtime: Runtime, *, d
         return np.full(s_w.shape, 0.5 + reach * 2.0**-50)
     mult = Multiplier.of(effective_scale(s_in, s_w, s_out, runtime, dense=dense))
     second = np.where(mult.right > 0, 2.0 ** -(mult.right.astype(np.float64) + 1.0), 0.0)
-    slack = reach * (2.0**-23 if dense and s_w.size == 1 and runtime is Runtime.BUILTIN else 2.0**-30)
+    slack = reach * (2.0**-23 if dense and s_w.size == 1 else 2.0**-30)
     flushed = mult.mantissa == 0
     return np.where(flushed, 0.5 + reach, 0.5 + second + slack) + 0.0 * m

@@ -6,7 +6,9 @@ import numpy as np
 
 from qebgate.ir.graph import Graph, Node
 from qebgate.ir.tensor import Array, Tensor
-from qebgate.numerics.fixed_point import Multiplier, multiply_double_rounding
+from qebgate.numerics.fixed_point import Multiplier
+from qebgate.runtimes.profiles import Runtime
+from qebgate.semantics.accumulate import multiply_quantized
 from qebgate.semantics.base import INT8, require
 
 
@@ -35,9 +37,9 @@ def look_up(table: Array, codes: Array, x: Tensor) -> Array:
     return table[codes - x.dtype.code_range[0]].astype(np.int32)
 
 
-def rescale_table(x: Tensor, y: Tensor, real: float) -> Array:
-    """Unclamped codes of all input codes times a multiplier, gemmlowp rounding, int64 [256]."""
-    return multiply_double_rounding(codes_table(x) - x.q.z, Multiplier.of(real)) + y.q.z
+def rescale_table(x: Tensor, y: Tensor, real: float, runtime: Runtime = Runtime.REFERENCE) -> Array:
+    """Unclamped codes of all input codes times a multiplier, the portable kernels' rounding, int64 [256]."""
+    return multiply_quantized(runtime)(codes_table(x) - x.q.z, Multiplier.of(real)) + y.q.z
 
 
 def rescale_deviation(real: float, reach: float) -> float:

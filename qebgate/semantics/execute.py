@@ -6,10 +6,11 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from qebgate.errors import DataError
+from qebgate.errors import DataError, InternalError
 from qebgate.ir.graph import Graph
 from qebgate.ir.tensor import Array, DType
 from qebgate.runtimes.profiles import Runtime
+from qebgate.semantics.emulation import check_runtime
 from qebgate.semantics.registry import ALL_SEMANTICS
 
 _CHUNK_ELEMENTS = 1 << 20
@@ -26,6 +27,9 @@ def run_float(
 def run_int(graph: Graph, x: Array, runtime: Runtime, *, keep: Collection[int] = ()) -> dict[int, Array]:
     """Execute a quantized graph as a runtime does; ``x`` holds codes, or float32 for a float input."""
     t = graph.input
+    check_runtime(graph, runtime)
+    if len(runtime.members) > 1:
+        raise InternalError("QEB915", f"{runtime.value} is several runtimes: it executes nothing")
     return _run(graph, {graph.inputs[0]: x.astype(np.float32 if t.dtype is DType.FLOAT32 else np.int32)}, runtime, keep)
 
 

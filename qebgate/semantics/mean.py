@@ -12,6 +12,7 @@ from qebgate.ir.graph import Graph, Node
 from qebgate.ir.tensor import Array, DType, Tensor
 from qebgate.numerics.fixed_point import I64, Multiplier, multiply_double_rounding, multiply_ruy
 from qebgate.runtimes.profiles import Runtime
+from qebgate.semantics.accumulate import multiply_quantized
 from qebgate.semantics.base import INT8, Options, Rounding, Semantics, require
 from qebgate.semantics.delegation import owner
 
@@ -84,7 +85,7 @@ class Mean(Semantics):
         elif kernel is Runtime.BUILTIN and self.spatial(node, graph):
             q = _builtin_spatial(total, n, x, y)
         else:
-            q = _reference(total, n, x, y)
+            q = _reference(total, n, x, y, kernel)
         return np.clip(q, *y.dtype.code_range).astype(np.int32).reshape(len(codes), *y.shape)
 
     def spatial(self, node: Node, graph: Graph) -> bool:
@@ -122,10 +123,10 @@ def _reference_multiplier(ratio: float, n: int) -> tuple[int, int]:
     return (mantissa << shift) // n, exponent - shift
 
 
-def _reference(total: I64, n: int, x: Tensor, y: Tensor) -> I64:
+def _reference(total: I64, n: int, x: Tensor, y: Tensor, runtime: Runtime) -> I64:
     mantissa, shift = _reference_multiplier(x.q.s / y.q.s, n)
     m = Multiplier(np.array([mantissa], np.int64), np.array([shift], np.int64))
-    return multiply_double_rounding(total - n * x.q.z, m) + y.q.z
+    return multiply_quantized(runtime)(total - n * x.q.z, m) + y.q.z
 
 
 def _builtin_spatial(total: I64, n: int, x: Tensor, y: Tensor) -> I64:

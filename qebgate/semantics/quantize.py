@@ -9,8 +9,9 @@ import numpy as np
 from qebgate.errors import DataError, UnsupportedError
 from qebgate.ir.graph import Graph, Node
 from qebgate.ir.tensor import Array, Tensor
-from qebgate.numerics.fixed_point import Multiplier, multiply_double_rounding, multiply_ruy, round_half_away
-from qebgate.runtimes.profiles import Runtime
+from qebgate.numerics.fixed_point import Multiplier, multiply_ruy, round_half_away
+from qebgate.runtimes.profiles import MICRO, Runtime
+from qebgate.semantics.accumulate import multiply_quantized
 from qebgate.semantics.base import FLOAT32, INT8, UINT8, Rounding, Semantics, require
 from qebgate.semantics.delegation import owner
 from qebgate.semantics.elementwise import rescale_deviation
@@ -72,7 +73,7 @@ def _from_float(x: Array, out: Tensor, runtime: Runtime) -> Array:
         raise DataError(
             "QEB443", "an input is so large that the runtime's QUANTIZE overflows", found=f"{np.abs(v).max():g}"
         )
-    if runtime is Runtime.REFERENCE:
+    if runtime is Runtime.REFERENCE or runtime in MICRO:
         return round_half_away((v / scale).astype(np.float64)).astype(np.int64) + out.q.z
     # vectors of 8 multiply by the reciprocal, ties to even; the rest divides in double
     q = round_half_away(v.astype(np.float64) / out.q.s).reshape(len(v), -1)
@@ -88,7 +89,7 @@ def _rescale(x: Array, source: Tensor, out: Tensor, runtime: Runtime) -> Array:
         k = np.int64(np.rint(ratio * np.float32(256.0)))
         return ((centred * k + 128) >> 8) + out.q.z
     m = Multiplier.of(source.q.s / out.q.s)
-    q = multiply_double_rounding(centred, m)
+    q = multiply_quantized(runtime)(centred, m)
     if runtime is Runtime.BUILTIN:  # vectors of 16 round as ruy does
         flat = centred.reshape(len(x), -1)
         whole = flat.shape[1] // 16 * 16

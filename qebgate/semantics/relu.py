@@ -34,7 +34,7 @@ class Relu(Semantics):
         codes, x, y = inputs[0], graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]]
         assert codes is not None
         kernel = owner(node, graph, runtime)
-        table = rescale_table(x, y, float(np.float32(x.q.s) / np.float32(y.q.s)))
+        table = rescale_table(x, y, float(np.float32(x.q.s) / np.float32(y.q.s)), kernel)
         return look_up(np.clip(table, *self.activation.code_range(y, kernel)), codes, x)
 
     def rounding(self, node: Node, graph: Graph, runtime: Runtime) -> Rounding:

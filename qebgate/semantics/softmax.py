@@ -15,10 +15,11 @@ import numpy as np
 from qebgate.errors import UnsupportedError
 from qebgate.ir.graph import Graph, Node
 from qebgate.ir.tensor import Array, Tensor
-from qebgate.numerics.fixed_point import I64, Multiplier, divide_by_pot, high_mul, multiply_double_rounding
+from qebgate.numerics.fixed_point import I64, Multiplier, divide_by_pot, high_mul
 from qebgate.numerics.gemmlowp import exp_on_negative, reciprocal
 from qebgate.numerics.libm import expf
-from qebgate.runtimes.profiles import Runtime
+from qebgate.runtimes.profiles import MICRO, Runtime
+from qebgate.semantics.accumulate import multiply_quantized
 from qebgate.semantics.base import Options, Rounding, Semantics, require
 from qebgate.semantics.elementwise import check_codes
 
@@ -72,9 +73,9 @@ class Softmax(Semantics):
         codes, attrs, x = inputs[0], node.attrs, graph.tensors[node.inputs[0]]
         assert codes is not None
         assert isinstance(attrs, SoftmaxAttrs)
-        if runtime is Runtime.REFERENCE:
-            _refuse_long(node, graph, x)
-            return _reference(codes, x, attrs.beta)
+        if runtime is Runtime.REFERENCE or runtime in MICRO:
+            _refuse_long(node, graph, x, runtime)
+            return _reference(codes, x, attrs.beta, runtime)
         return _builtin(codes, x, attrs.beta)
 
     def rounding(self, node: Node, graph: Graph, runtime: Runtime) -> Rounding:
@@ -86,32 +87,32 @@ class Softmax(Semantics):
         """
         x = graph.tensors[node.inputs[0]]
         n = x.shape[-1]
-        if runtime is Runtime.REFERENCE:
-            _refuse_long(node, graph, x)
+        if runtime is Runtime.REFERENCE or runtime in MICRO:
+            _refuse_long(node, graph, x, runtime)
             return Rounding.symmetric(0.5 + 2.0**-8 + n * 2.0**-12)
         return Rounding.symmetric(0.5 + 2.0**-8 + n * 2.0**-15)
 
 
-def _refuse_long(node: Node, graph: Graph, x: Tensor) -> None:
+def _refuse_long(node: Node, graph: Graph, x: Tensor, runtime: Runtime) -> None:
     """The reference kernel aborts the process when its sum of exponentials reaches 512."""
     require(
         x.shape[-1] < REFERENCE_LIMIT,
-        "litert-reference can abort on an int8 SOFTMAX over 512 or more values",
+        f"{runtime.value} can abort on an int8 SOFTMAX over 512 or more values",
         node,
         graph,
         x.shape[-1],
-        fix="check the logits, or leave litert-reference out",
+        fix="check the logits, or leave this runtime out",
     )
 
 
-def _reference(codes: Array, x: Tensor, beta: float) -> Array:
+def _reference(codes: Array, x: Tensor, beta: float, runtime: Runtime) -> Array:
     real = min(beta * x.q.s * (1 << (31 - _DIFF_BITS)), (1 << 31) - 1.0)
     m = Multiplier.of(real)
     left = int(m.shift[0])
     diff_min = -math.floor(((1 << _DIFF_BITS) - 1) * (1 << (31 - _DIFF_BITS)) / 2.0**left)
     diffs = np.arange(-255, 1, dtype=np.int64)
     used = diffs >= diff_min
-    scaled = multiply_double_rounding(np.where(used, diffs, 0), m)
+    scaled = multiply_quantized(runtime)(np.where(used, diffs, 0), m)
     exps = np.where(used, exp_on_negative(scaled, _DIFF_BITS), 0)
     summands = np.where(used, divide_by_pot(exps, _SUM_BITS), 0)
     at: I64 = (codes - codes.max(axis=-1, keepdims=True)).astype(np.int64) + 255

@@ -93,7 +93,7 @@ USAGE = [
     (["compare", "a.tflite", "b.tflite", "--data", "x.npz", "--max-abs", "one"], "max-abs"),
     (["compare", "a.tflite", "b.tflite", "--data", "x.npz", "--max-abs", "1", "--radius", "2 quanta"], "QEB221"),
     (["compare", "a.tflite", "b.tflite", "--data", "x.npz", "--max-abs", "1", "--runtime", "tflite"], "QEB212"),
-    (["compare", "a.tflite", "b.tflite", "--data", "x.npz", "--max-abs", "1", "--runtime", "envelope"], "QEB216"),
+    (["compare", "a.tflite", "b.tflite", "--data", "x.npz", "--max-abs", "1", "--runtime", "litert-arm"], "QEB212"),
     (
         ["compare", "a.tflite", "b.tflite", "--data", "x.npz", "--max-abs", "1", "--tensor", "logit"],
         "did you mean 'logits'?",

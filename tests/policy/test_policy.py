@@ -174,7 +174,6 @@ WRONG: list[tuple[str, str, str, str, str]] = [
     ("baseline", "on_unknown: fail\n", "baseline: {file: x}\n", "QEB216", "42:1"),
     ("waivers", "on_unknown: fail\n", "waivers: []\n", "QEB216", "42:1"),
     ("evidence", "on_unknown: fail\n", "evidence: {inputs: omit}\n", "QEB216", "42:1"),
-    ("envelope", "runtime: litert-xnnpack", "runtime: envelope", "QEB216", "6:5"),
     ("saved model", "models/float.tflite", "models/float.pb", "QEB216", "4:5"),
     ("scale of a file", "float: models/float.tflite", "float: {file: a.tflite}", "QEB215", "4:5"),
     ("vnnlib", "kind: ball", "kind: vnnlib", "QEB216", "12:5"),
@@ -331,9 +330,9 @@ def test_names_of_runtimes_and_engines_are_those_that_exist() -> None:
 
     from qebgate.engines.portfolio import ORDER
     from qebgate.policy.model import EngineName, RuntimeName
-    from qebgate.runtimes.profiles import DEPLOYED
+    from qebgate.runtimes.profiles import Runtime
 
-    assert set(get_args(RuntimeName)) == {r.value for r in DEPLOYED}
+    assert set(get_args(RuntimeName)) == {r.value for r in Runtime} - {Runtime.FIXED_POINT.value}
     assert set(get_args(EngineName)) == {engine.name for engine in ORDER}
 
 
