@@ -29,6 +29,8 @@ from qebgate.task import Budget, Task
 ORDER: tuple[type[Engine], ...] = (Execute, Segment, Falsify, Dra, Forms, Enumerate, Anneal, Branch, Milp)
 HOPELESS: tuple[type[Engine], ...] = (Dra, Branch, Milp)
 """Engines that treat rounding as free noise: not tried where the noise floor says that nothing can come of it."""
+EXECUTING: tuple[type[Engine], ...] = (Execute, Segment, Forms, Enumerate, Falsify, Anneal)
+"""Engines that run the quantized network itself: in one runtime at a time."""
 FEW = 1 << 12
 """Regions of so few inputs are executed before anything is searched or bounded: that answers everything."""
 SHARE = 8
@@ -39,8 +41,6 @@ def run(
     task: Task,
     budget: Budget,
     engines: Sequence[str] | None = None,
-EXECUTING: tuple[type[Engine], ...] = (Execute, Segment, Forms, Enumerate, Falsify, Anneal)
-"""Engines that run the quantized network itself: in one runtime at a time."""
     progress: Progress = silent,
     session: Session | None = None,
 ) -> list[Evidence]:
@@ -84,18 +84,6 @@ EXECUTING: tuple[type[Engine], ...] = (Execute, Segment, Forms, Enumerate, Falsi
     return found
 
 
-def order(task: Task) -> Sequence[type[Engine]]:
-    """The engines for one task, cheap to dear."""
-    if task.cell.codes is None or task.cell.count is None or task.cell.count > FEW:
-        return ORDER
-    return (Execute, Enumerate, *(e for e in ORDER if e not in (Execute, Enumerate)))
-
-
-def _enumerable(task: Task, budget: Budget) -> bool:
-    return task.cell.codes is not None and task.cell.count is not None and task.cell.count <= budget.enumerate
-
-
-def answered(prop: Property, found: Sequence[Evidence]) -> bool:
 def _run(engine: Engine, task: Task, known: Sequence[Evidence], budget: Budget, session: Session) -> Sequence[Evidence]:
     """What an engine finds; one that executes runs in each runtime of the envelope, and all of it is united."""
     members = task.runtime.members
@@ -129,6 +117,18 @@ def _united(bounds: Sequence[Bound | None], engine: str, seconds: float) -> Sequ
     return [Bound(lower, upper, weakest.trust, engine, seconds)]
 
 
+def order(task: Task) -> Sequence[type[Engine]]:
+    """The engines for one task, cheap to dear."""
+    if task.cell.codes is None or task.cell.count is None or task.cell.count > FEW:
+        return ORDER
+    return (Execute, Enumerate, *(e for e in ORDER if e not in (Execute, Enumerate)))
+
+
+def _enumerable(task: Task, budget: Budget) -> bool:
+    return task.cell.codes is not None and task.cell.count is not None and task.cell.count <= budget.enumerate
+
+
+def answered(prop: Property, found: Sequence[Evidence]) -> bool:
     """Whether more engines could not change the verdict: refuted, or proven."""
     for e in found:
         if isinstance(e, Witness) and e.replayed and prop.of_gap(e.gap) > prop.limit:
