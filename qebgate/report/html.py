@@ -46,15 +46,14 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class OutputBar:
-    """One output at a witness: both networks' values and where they stand, in per cent."""
+    """One output at a witness: both networks' values, and the gap as a bar from the middle, in per cent."""
 
     index: int
     reference: float
     quantized: float
     gap: float
-    zero: float
-    reference_at: float
-    quantized_at: float
+    start: float
+    width: float
     worst: bool
 
 
@@ -174,27 +173,15 @@ def _witness(t: TaskResult) -> WitnessView:
 def _outputs(t: TaskResult, w: WitnessResult) -> list[OutputBar]:
     if w.reference is None or w.reference.size != w.gap.size or not np.isfinite([w.reference, w.gap]).all():
         return []
-    f, q = w.reference, w.reference + w.gap
-    lo, hi = min(0.0, float(f.min()), float(q.min())), max(0.0, float(f.max()), float(q.max()))
-    span = hi - lo or 1.0
-    largest = np.argsort(-np.abs(w.gap), kind="stable")[:OUTPUTS]
-
-    def at(v: float) -> float:
-        return round(100 * (v - lo) / span, 2)
-
-    return [
-        OutputBar(
-            t.outputs[k],
-            float(f[k]),
-            float(q[k]),
-            float(w.gap[k]),
-            at(0.0),
-            at(float(f[k])),
-            at(float(q[k])),
-            bool(k == largest[0]),
-        )
-        for k in sorted(largest.tolist())
-    ]
+    sizes = np.abs(w.gap)
+    scale = 50 / (float(sizes.max(initial=0.0)) or 1.0)
+    largest: list[int] = np.argsort(-sizes, kind="stable")[:OUTPUTS].tolist()
+    rows: list[OutputBar] = []
+    for k in sorted(largest):
+        f, gap = float(w.reference[k]), float(w.gap[k])
+        start = round(50 + scale * min(0.0, gap), 2)
+        rows.append(OutputBar(t.outputs[k], f, f + gap, gap, start, round(scale * abs(gap), 2), k == largest[0]))
+    return rows
 
 
 def _layers(e: Explanation) -> list[LayerRow]:
