@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn, cast
+from typing import Any, Literal, NoReturn, cast
 
+from qebgate.adapters.keras import wrappers
 from qebgate.errors import ModelError, UnsupportedError, printable
 
 MAX_LAYERS = 2000
@@ -23,12 +24,16 @@ Ref = tuple[str, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer; ``calls`` has the tensors of each of its calls."""
+    """One layer; ``calls`` has the tensors of each of its calls.
+
+    ``wrapped``: TF-MOT wraps it, and its variables include those of quantizers.
+    """
 
     name: str
     kind: str
     config: dict[str, Any]
     calls: tuple[tuple[Ref, ...], ...]
+    wrapped: bool = False
 
     @property
     def label(self) -> str:
@@ -43,6 +48,11 @@ class Network:
     inputs: tuple[Ref, ...]
     outputs: tuple[Ref, ...]
     keras: int
+
+    @property
+    def wrapped(self) -> bool:
+        """Whether it is a model of quantization-aware training."""
+        return any(layer.wrapped for layer in self.layers)
 
 
 def parse_json(text: bytes | str, where: str) -> dict[str, Any]:
@@ -59,23 +69,31 @@ def parse_json(text: bytes | str, where: str) -> dict[str, Any]:
 
 
 def parse_network(
-    config: dict[str, Any], where: str, keras: int, known: Collection[str], later: Mapping[str, str]
+    config: dict[str, Any],
+    where: str,
+    keras: int,
+    known: Collection[str],
+    later: Mapping[str, str],
+    *,
+    wrapped: Literal["no", "file", "checked"] = "no",
 ) -> Network:
     """The network of a model's configuration.
 
-    ``known`` are the classes of layers that are read, ``later`` says what others would need.
+    ``known`` are the classes of layers that are read, ``later`` says what others would need.  ``wrapped``
+    says whether layers may be in TF-MOT's wrappers: as a file states them, or checked by the caller.
 
     Raises ModelError QEB477, and UnsupportedError QEB478 that names every other layer.
     """
     try:
-        return _Parser(where, keras, known, later).network(config)
+        return _Parser(where, keras, known, later, wrapped).network(config)
     except RecursionError:
         raise ModelError("QEB477", "the model's configuration is nested absurdly", where=where) from None
 
 
 class _Parser:
-    def __init__(self, where: str, keras: int, known: Collection[str], later: Mapping[str, str]) -> None:
-        self.where, self.keras, self.known, self.later = where, keras, known, later
+    def __init__(self, where: str, keras: int, known: Collection[str], later: Mapping[str, str], wrapped: str) -> None:
+        self.where, self.keras, self.known, self.later, self.wrapped = where, keras, known, later, wrapped
+        self.inside: set[str] = set()  # layers in wrappers, by the wrapper's name
         self.problems: list[ModelError] = []
 
     def network(self, model: dict[str, Any]) -> Network:
@@ -97,8 +115,9 @@ class _Parser:
                 where=self.where,
                 found=f"{len(entries)}, at most {MAX_LAYERS}",
             )
+        entries = [self._unwrapped(self._dict(e, "layers")) for e in entries]
         for e in entries:
-            self._check(self._dict(e, "layers"))
+            self._check(e)
         if self.problems:
             raise _summary(self.problems, self.where, self.known)
         names = [self._name(e) for e in entries]
@@ -138,7 +157,17 @@ class _Parser:
         return Layer("input", "InputLayer", {"name": "input", "batch_shape": shape, "dtype": "float32"}, ((),))
 
     def _layer(self, entry: dict[str, Any], calls: tuple[tuple[Ref, ...], ...]) -> Layer:
-        return Layer(self._name(entry), entry["class_name"], entry["config"], calls or ((),))
+        name = self._name(entry)
+        return Layer(name, entry["class_name"], entry["config"], calls or ((),), name in self.inside)
+
+    def _unwrapped(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """The entry without TF-MOT's wrapper."""
+        if self.wrapped == "no" or not wrappers.is_wrapper(entry):
+            return entry
+        self._dict(entry.get("config"), "config of a layer")
+        out = wrappers.unwrap(entry, self.where, checked=self.wrapped == "checked")
+        self.inside.add(self._name(out))
+        return out
 
     def _name(self, entry: dict[str, Any]) -> str:
         name = entry.get("name") or entry["config"].get("name")

@@ -33,11 +33,19 @@ FACTORS = (2.0**-40, 2.0**40)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Normalization:
-    """``y = factor (x - mean) + beta`` per channel, float64; ``factor = gamma / sqrt(variance + epsilon)``."""
+    """``y = factor (x - mean) + beta`` per channel, float64; ``factor = gamma / sqrt(variance + epsilon)``.
+
+    ``rounded`` is the factor as converters compute it, step by step in float32.
+    """
 
     factor: F64
     mean: F64
     beta: F64
+    rounded: F64
+
+
+Span = tuple[F64, F64]
+"""The smallest and the largest value that codes represent."""
 
 
 @dataclass(slots=True, eq=False)
@@ -56,16 +64,24 @@ class Op:
     bias: Array | None = None
     constant: Array | None = None
     folded: Folded | None = None
+    span: Span | None = None
+    rounded: F64 | None = None
+    """:attr:`Normalization.rounded` of what was folded in."""
 
 
 @dataclass(slots=True)
 class Draft:
-    """Values are numbered; each has a name and a shape with the batch axis of 1."""
+    """Values are numbered; each has a name and a shape with the batch axis of 1.
+
+    ``spans`` are the ranges that quantization-aware training gave to values, :attr:`Op.span` those of
+    weights: per channel, or one.
+    """
 
     where: str
     names: list[str] = field(default_factory=list[str])
     shapes: list[tuple[int, ...]] = field(default_factory=list[tuple[int, ...]])
     ops: list[Op] = field(default_factory=list[Op])
+    spans: dict[int, Span] = field(default_factory=dict[int, Span])
 
     def value(self, name: str, shape: tuple[int, ...]) -> int:
         """A new value."""
@@ -96,11 +112,15 @@ class Draft:
 
     def finish(self, inputs: tuple[int, ...], outputs: tuple[int, ...], source: Source) -> Graph:
         """The graph; raises UnsupportedError where it has parts that its operators cannot express."""
+        return self._graph(inputs, self.normal(outputs), source)
+
+    def normal(self, outputs: tuple[int, ...]) -> tuple[int, ...]:
+        """Bring it into the normal form; returns its outputs."""
         self._prune(set(outputs))
         outputs = self._fuse(self._fold(outputs))
         self._pad(set(outputs))
         self._merge(set(outputs))
-        return self._graph(inputs, outputs, source)
+        return outputs
 
     # -- normal form ----------------------------------------------------------------------------
 
@@ -129,6 +149,8 @@ class Draft:
         at = op.inputs[0]
         while at in made and reads[at] == 1 and at not in ends:
             before = made[at]
+            if at in self.spans:  # codes stand between the two
+                break
             chain.append(before)
             if before.op != "RESHAPE" or self.shapes[before.inputs[0]][-1] != self.shapes[at][-1]:
                 break
@@ -164,6 +186,7 @@ class Draft:
         size: F64 = np.abs(t)
         magnitude: F64 = size * (np.abs(bias) + np.abs(n.mean)) + np.abs(n.beta)
         host.folded = Folded(size, magnitude, ROUNDINGS)
+        host.rounded = np.abs(n.rounded)
 
     def _without(self, op: Op, outputs: tuple[int, ...]) -> tuple[int, ...]:
         """Remove an operator; its input takes the place of its output, which may be one of the model's."""
@@ -171,6 +194,8 @@ class Draft:
         for o in self.ops:
             o.inputs = tuple(op.inputs[0] if i == op.output else i for i in o.inputs)
         self.names[op.inputs[0]] = self.names[op.output]
+        if op.output in self.spans:
+            self.spans[op.inputs[0]] = self.spans.pop(op.output)
         return tuple(op.inputs[0] if o == op.output else o for o in outputs)
 
     def _fuse(self, outputs: tuple[int, ...]) -> tuple[int, ...]:
@@ -188,7 +213,7 @@ class Draft:
         """Zeros around an image into the convolution behind them, where they are those of SAME."""
         for op in [o for o in self.ops if o.op in ("CONV_2D", "DEPTHWISE_CONV_2D") and not o.attrs.how.same]:
             pad = next((o for o in self.ops if o.output == op.inputs[0] and o.op == "PAD"), None)
-            if pad is None or pad.output in ends or self._reads()[pad.output] > 1:
+            if pad is None or pad.output in ends or pad.output in self.spans or self._reads()[pad.output] > 1:
                 continue
             assert pad.constant is not None and op.weights is not None
             how = replace(op.attrs.how, same=True)
@@ -204,7 +229,8 @@ class Draft:
         """Two movements in a row are one."""
         for op in [o for o in self.ops if o.op == "RESHAPE"]:
             before = next((o for o in self.ops if o.output == op.inputs[0] and o.op == "RESHAPE"), None)
-            if before is not None and before.output not in ends and self._reads()[before.output] == 1:
+            free = before is not None and before.output not in ends and before.output not in self.spans
+            if before is not None and free and self._reads()[before.output] == 1:
                 self.ops.remove(before)
                 op.inputs = before.inputs
 

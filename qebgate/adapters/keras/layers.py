@@ -213,7 +213,9 @@ def _batch_normalization(c: Call) -> int:
     usual = (variance >= FACTORS[0]) & (variance <= FACTORS[1]) & (np.abs(factor) >= FACTORS[0])
     if not (usual & (np.abs(factor) <= FACTORS[1])).all():
         raise c.refuse("a channel's variance is not positive, or its factor is 0 or beyond 2^40")
-    n = Normalization(factor, found["moving_mean"], found.get("beta", zero))
+    root = np.float32(1.0) / np.sqrt(found["moving_variance"].astype(np.float32) + np.float32(epsilon))
+    rounded = root * found.get("gamma", zero + 1.0).astype(np.float32)
+    n = Normalization(factor, found["moving_mean"], found.get("beta", zero), rounded.astype(np.float64))
     return c.emit(NORMALIZE, (x,), shape, n)
 
 
@@ -355,6 +357,7 @@ LAYERS = MappingProxyType[str, Build](
         "GlobalAveragePooling2D": _global_average(4),
         "GlobalMaxPooling2D": _global_max_2d,
         "MaxPooling2D": _pool_2d("MAX_POOL_2D"),
+        "QuantizeLayer": _same,
         "ReLU": _relu,
         "Rescaling": _rescaling,
         "Reshape": _reshape,

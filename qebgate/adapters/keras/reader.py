@@ -7,6 +7,7 @@ imported or executed, and neither Keras nor TensorFlow is.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ import numpy as np
 from qebgate.adapters.files import read_file
 from qebgate.adapters.keras.archive import read_archive
 from qebgate.adapters.keras.config import Layer, Network, Ref, parse_json, parse_network
-from qebgate.adapters.keras.draft import Draft
+from qebgate.adapters.keras.draft import Draft, Op
 from qebgate.adapters.keras.hdf5 import SIGNATURE, read_hdf5
 from qebgate.adapters.keras.layers import LAYERS, NOT_YET, Call
+from qebgate.adapters.keras.quantized import quantize
 from qebgate.adapters.keras.settings import Settings
-from qebgate.adapters.keras.weights import Keras3Weights, LegacyWeights, LiveWeights, Weights
+from qebgate.adapters.keras.weights import Keras3Weights, LegacyWeights, LiveWeights, NamedWeights, Weights
+from qebgate.adapters.keras.wrappers import INPUT as QUANTIZE_LAYER
+from qebgate.adapters.keras.wrappers import check_live
 from qebgate.errors import ModelError, UnsupportedError, printable
 from qebgate.ir.graph import Graph, Source
 
@@ -27,18 +31,22 @@ MAX_BYTES = 192 << 20
 MAX_CALLS = 4096
 SUFFIXES = (".keras", ".h5", ".hdf5")
 KNOWN = frozenset(LAYERS) | {"InputLayer"}
+_KERAS = ("keras", "tf_keras")
+_TFMOT = "tensorflow_model_optimization"
 
 
-def read_keras(path: Path) -> Graph:
-    """Read a ``.keras`` or ``.h5`` file as a float network in the normal form of converted files.
+def read_keras(path: Path, *, quantized: bool = False) -> Graph:
+    """Read a ``.keras`` or ``.h5`` file as a network in the normal form of converted files.
 
-    Raises ModelError for a file that is not one, UnsupportedError for a network that is not read.
+    A model of quantization-aware training (``.h5``) is read as the float network of its weights; with
+    ``quantized`` as the integer network that it becomes.  Raises ModelError for a file that is not one,
+    UnsupportedError for a network that is not read.
     """
     data = read_file(path, MAX_BYTES, ModelError)
     source = Source(str(path), hashlib.sha256(data).hexdigest(), "keras")
     where = source.label
     if data.startswith(SIGNATURE):
-        return _read_legacy(data, source)
+        return _read_legacy(data, source, quantized)
     if data[:4] != b"PK\x03\x04":
         raise ModelError(
             "QEB475",
@@ -50,23 +58,29 @@ def read_keras(path: Path) -> Graph:
     config = parse_json(archive.config, f"{where}: config.json")
     metadata = {} if archive.metadata is None else parse_json(archive.metadata, f"{where}: metadata.json")
     network = parse_network(config, where, _major(metadata.get("keras_version")), KNOWN, NOT_YET)
-    return _build(network, Keras3Weights.of_network(read_hdf5(archive.weights, where), network), source)
+    return _finish(network, Keras3Weights.of_network(read_hdf5(archive.weights, where), network), source, quantized)
 
 
-def read_live(model: Any) -> Graph:
+def read_live(model: Any, *, quantized: bool = False) -> Graph:
     """A ``keras.Model`` or ``tf_keras.Model`` in memory, by its configuration and its weights.
 
-    The configuration goes through JSON, as it would into a file.  Raises as :func:`read_keras`.
+    The configuration goes through JSON, as it would into a file.  ``quantized`` and errors as for
+    :func:`read_keras`; the quantizers of TF-MOT's wrappers are asked themselves, so that configurations
+    of one's own are read too.
     """
     where = f"Keras model {printable(getattr(model, 'name', '?'), 60)}"
     try:
         text = str(model.to_json())
-        arrays = {str(layer.name): [np.asarray(a) for a in layer.get_weights()] for layer in model.layers}
-        foreign = [layer for layer in model.layers if type(layer).__module__.split(".")[0] not in ("keras", "tf_keras")]
+        layers: list[Any] = list(model.layers)
+        arrays = {str(a.name): [(str(v.name), np.asarray(v)) for v in _variables(a)] for a in layers}
+        foreign = [a for a in layers if type(a).__module__.split(".")[0] not in (*_KERAS, _TFMOT)]
     except (AttributeError, NotImplementedError, TypeError, ValueError) as e:
         raise UnsupportedError(
             "QEB478", "the model's layers cannot be listed", where=where, found=printable(e)
         ) from None
+    wrapped = [a for a in layers if type(a).__module__.split(".")[0] == _TFMOT]
+    inner = [a.layer for a in wrapped if hasattr(a, "layer")]
+    foreign += [a for a in inner if type(a).__module__.split(".")[0] not in _KERAS]
     if foreign:
         kind = type(foreign[0])
         raise UnsupportedError(
@@ -75,16 +89,28 @@ def read_live(model: Any) -> Graph:
             where=f"{where}: layer {printable(foreign[0].name, 60)}",
             found=printable(f"{kind.__module__}.{kind.__qualname__}"),
         )
+    for layer in wrapped:
+        check_live(layer, where)
     config = parse_json(text, where)
-    network = parse_network(config, where, _major(config.get("keras_version", "3")), KNOWN, NOT_YET)
+    version = _major(config.get("keras_version", "3"))
+    network = parse_network(config, where, version, KNOWN, NOT_YET, wrapped="checked" if wrapped else "no")
     digest = hashlib.sha256(text.encode())
     for name in sorted(arrays):
-        for a in arrays[name]:
+        for _, a in arrays[name]:
             digest.update(f"{name} {a.shape} {a.dtype}".encode() + a.tobytes())
-    return _build(network, LiveWeights(arrays, where), Source(where, digest.hexdigest(), "keras-live"))
+    source = Source(where, digest.hexdigest(), "keras-live")
+    if wrapped:
+        return _finish(network, NamedWeights(arrays, where), source, quantized)
+    plain = {name: [a for _, a in found] for name, found in arrays.items()}
+    return _finish(network, LiveWeights(plain, where), source, quantized)
 
 
-def _read_legacy(data: bytes, source: Source) -> Graph:
+def _variables(layer: Any) -> list[Any]:
+    """A layer's variables in the order of ``get_weights``."""
+    return list(layer.weights)
+
+
+def _read_legacy(data: bytes, source: Source, quantized: bool) -> Graph:
     where = source.label
     file = read_hdf5(data, where)
     root = file.attributes.get("", {})
@@ -97,8 +123,9 @@ def _read_legacy(data: bytes, source: Source) -> Graph:
             found="weights only" if "model_weights" not in file.attributes else "no attribute model_config",
             fix="save the whole model: model.save('model.keras'), not save_weights",
         )
-    network = parse_network(parse_json(text, where), where, _major(root.get("keras_version")), KNOWN, NOT_YET)
-    return _build(network, LegacyWeights(file), source)
+    config, version = parse_json(text, where), _major(root.get("keras_version"))
+    network = parse_network(config, where, version, KNOWN, NOT_YET, wrapped="file")
+    return _finish(network, LegacyWeights(file), source, quantized)
 
 
 def _major(version: object) -> int:
@@ -107,7 +134,14 @@ def _major(version: object) -> int:
     return int(first) if first.isascii() and first.isdigit() and len(first) < 4 else 2
 
 
-def _build(network: Network, weights: Weights, source: Source) -> Graph:
+def _finish(network: Network, weights: Weights, source: Source, quantized: bool) -> Graph:
+    draft, inputs, outputs = _build(network, weights, source)
+    if quantized and network.wrapped:
+        return quantize(draft, inputs, outputs, replace(source, format=source.format.replace("keras", "tfmot")))
+    return draft.finish(inputs, outputs, source)
+
+
+def _build(network: Network, weights: Weights, source: Source) -> tuple[Draft, tuple[int, ...], tuple[int, ...]]:
     draft = Draft(source.label)
     values: dict[Ref, int] = {}
     waiting = [(layer, k) for layer in network.layers for k in range(len(layer.calls))]
@@ -133,7 +167,7 @@ def _build(network: Network, weights: Weights, source: Source) -> Graph:
     inputs = {layer.name for layer in network.layers if layer.kind == "InputLayer"}
     if not ends[0] or not ends[1] or {r[0] for r in network.inputs} != inputs or len(set(ends[0])) < len(ends[0]):
         raise _unconnected(source, network.inputs, values, "the model's inputs")
-    return draft.finish(ends[0], ends[1], source)
+    return draft, ends[0], ends[1]
 
 
 def _call(draft: Draft, weights: Weights, layer: Layer, k: int, values: dict[Ref, int], keras: int) -> int:
@@ -147,9 +181,34 @@ def _call(draft: Draft, weights: Weights, layer: Layer, k: int, values: dict[Ref
         settings.done()
         return draft.value(layer.name, shape)
     x = tuple(values[r] for r in layer.calls[k])
+    before = len(draft.ops)
     out = LAYERS[layer.kind](Call(draft, weights, layer, settings, x, keras))
     settings.done()
+    if layer.wrapped:
+        _quantizers(draft, weights, layer, draft.ops[before:], out)
     return out
+
+
+def _quantizers(draft: Draft, weights: Weights, layer: Layer, ops: list[Op], out: int) -> None:
+    """Note the ranges of one layer's weights and values."""
+    heavy = [op for op in ops if op.weights is not None]
+    for op in heavy[:1]:
+        op.span = weights.span(layer, "depthwise_kernel" if layer.kind == "DepthwiseConv2D" else "kernel")
+    places = {"pre_activation": heavy[0].output if heavy else None, "post_activation": out, "output": out}
+    if layer.kind == QUANTIZE_LAYER:
+        places[layer.name] = out
+    for name, place in places.items():
+        span = weights.span(layer, name)
+        if span is None:
+            continue
+        if place is None or span[0].size != 1 or (place in draft.spans and draft.spans[place] != span):
+            raise UnsupportedError(
+                "QEB479",
+                "a value's quantizer is not one range for the whole value, or not the only one",
+                where=f"{draft.where}: {layer.label}",
+                found=f"{name}, {span[0].size} ranges",
+            )
+        draft.spans[place] = span
 
 
 def _unconnected(source: Source, refs: tuple[Ref, ...], values: dict[Ref, int], where: str) -> ModelError:

@@ -14,10 +14,19 @@ from qebgate.adapters.keras.hdf5 import Hdf5
 from qebgate.adapters.npz import float32_constant
 from qebgate.errors import ModelError, printable
 from qebgate.ir.tensor import Array
+from qebgate.numerics.rounding import F64
+
+RANGES = ("_min", "_max")
+"""Ends of the names of TF-MOT's quantizers' variables."""
+STEP = "optimizer_step"
 
 
 class Weights(Protocol):
     """The variables of layers, float32."""
+
+    def span(self, layer: Layer, name: str) -> tuple[F64, F64] | None:
+        """The two ends of a quantizer's range, [1] or [C]; None where it has none."""
+        ...
 
     def of(self, layer: Layer, names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> list[Array]:
         """The variables of these names and shapes, in this order; ModelError QEB480 where they are not that."""
@@ -61,6 +70,9 @@ class Keras3Weights:
             _wrong(where, f"{len(found)} arrays in {group}, {len(names)} expected: {', '.join(names)}")
         return _checked([found[str(k)] for k in range(len(names))], names, shapes, where)
 
+    def span(self, layer: Layer, name: str) -> tuple[F64, F64] | None:
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class LegacyWeights:
@@ -69,20 +81,19 @@ class LegacyWeights:
     file: Hdf5
 
     def of(self, layer: Layer, names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+        return _of(self._named(layer), layer, names, shapes, self.file.where)
+
+    def span(self, layer: Layer, name: str) -> tuple[F64, F64] | None:
+        return _span(self._named(layer), layer, name, self.file.where)
+
+    def _named(self, layer: Layer) -> list[tuple[str, Array]]:
+        """The layer's variables by the last part of their names, in the file's order."""
         group = f"model_weights/{layer.name}"
-        where = f"{self.file.where}: {layer.label}"
         stated = self.file.names(group, "weight_names")
-        kinds = [n.split("/")[-1].split(":")[0] for n in stated]
-        if kinds != list(names):
-            _wrong(
-                where,
-                f"variables {', '.join(printable(k, 40) for k in kinds[:10]) or 'none'}; {', '.join(names)} expected",
-            )
-        paths = [f"{group}/{n}" for n in stated]
-        missing = [p for p in paths if p not in self.file.arrays]
+        missing = [n for n in stated if f"{group}/{n}" not in self.file.arrays]
         if missing:
-            _wrong(where, f"no array {printable(missing[0], 120)}")
-        return _checked([self.file.arrays[p] for p in paths], names, shapes, where)
+            _wrong(f"{self.file.where}: {layer.label}", f"no array {printable(f'{group}/{missing[0]}', 120)}")
+        return [(_last(n), self.file.arrays[f"{group}/{n}"]) for n in stated]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +109,59 @@ class LiveWeights:
         if len(found) != len(names):
             _wrong(where, f"{len(found)} variables, {len(names)} expected: {', '.join(names)}")
         return _checked(found, names, shapes, where)
+
+    def span(self, layer: Layer, name: str) -> tuple[F64, F64] | None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class NamedWeights:
+    """Variables of a model in memory by layer, each with its name (models of quantization-aware training)."""
+
+    arrays: Mapping[str, Sequence[tuple[str, Array]]]
+    where: str
+
+    def of(self, layer: Layer, names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+        return _of(self._named(layer), layer, names, shapes, self.where)
+
+    def span(self, layer: Layer, name: str) -> tuple[F64, F64] | None:
+        return _span(self._named(layer), layer, name, self.where)
+
+    def _named(self, layer: Layer) -> list[tuple[str, Array]]:
+        return [(_last(n), a) for n, a in self.arrays.get(layer.name, ())]
+
+
+def _last(name: str) -> str:
+    return name.rsplit("/", maxsplit=1)[-1].split(":", maxsplit=1)[0]
+
+
+def _of(
+    found: list[tuple[str, Array]],
+    layer: Layer,
+    names: Sequence[str],
+    shapes: Sequence[tuple[int, ...]],
+    where: str,
+) -> list[Array]:
+    """Variables by name; those of quantizers may stand beside them where TF-MOT wraps the layer."""
+    own = [(n, a) for n, a in found if not (layer.wrapped and (n == STEP or n.endswith(RANGES)))]
+    kinds = [n for n, _ in own]
+    if kinds != list(names):
+        shown = ", ".join(printable(k, 40) for k in kinds[:10]) or "none"
+        _wrong(f"{where}: {layer.label}", f"variables {shown}; {', '.join(names)} expected")
+    return _checked([a for _, a in own], names, shapes, f"{where}: {layer.label}")
+
+
+def _span(found: list[tuple[str, Array]], layer: Layer, name: str, where: str) -> tuple[F64, F64] | None:
+    ends = [[a for n, a in found if n == name + end] for end in RANGES]
+    if not ends[0] and not ends[1]:
+        return None
+    place = f"{where}: {layer.label}"
+    if [len(e) for e in ends] != [1, 1] or ends[0][0].shape != ends[1][0].shape or ends[0][0].ndim > 1:
+        _wrong(place, f"no range {printable(name, 40)}_min, {printable(name, 40)}_max")
+    lo, hi = (float32_constant(e[0].reshape(-1), f"{place}: {name}").astype(np.float64) for e in ends)
+    if not (np.isfinite(lo) & np.isfinite(hi) & (lo <= 0) & (hi >= 0) & (lo < hi)).all():
+        _wrong(place, f"range {printable(name, 40)} is empty, or does not contain 0")
+    return lo, hi
 
 
 def _checked(
