@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -21,6 +22,8 @@ def silent(what: str, done: int, total: int | None) -> None:
     del what, done, total
 
 
+Range = tuple[F64, F64]
+"""Lower and upper bounds [K] of some outputs."""
 Trust = Literal["exhaustive", "certified", "solver"]
 Reason = Literal["effort", "guard_time", "guard_memory", "out_of_range"]
 
@@ -29,7 +32,9 @@ Reason = Literal["effort", "guard_time", "guard_memory", "out_of_range"]
 class Bound:
     """Proven: ``lower[k] <= quantized - float <= upper[k]`` at ``task.outputs[k]``, for every input of the region.
 
-    An infinite entry means that nothing is known on that side; a NaN is an internal error.
+    An infinite entry means that nothing is known on that side; a NaN is an internal error.  ``values`` bound the float
+    and the quantized outputs themselves, and ``figure`` the property's figure where the engine knows more of it than
+    follows from the rest (:func:`qebgate.task.proven`).
     """
 
     lower: F64
@@ -37,12 +42,16 @@ class Bound:
     trust: Trust
     engine: str
     seconds: float
+    values: tuple[Range, Range] | None = None
+    figure: float | None = None
 
     def __post_init__(self) -> None:
         if np.isnan(self.lower).any() or np.isnan(self.upper).any():
             raise InternalError("QEB901", f"engine {self.engine} returned a bound that is not a number")
         if (self.lower > self.upper).any():
             raise InternalError("QEB902", f"engine {self.engine} returned an empty bound")
+        if self.figure is not None and math.isnan(self.figure):
+            raise InternalError("QEB901", f"engine {self.engine} returned a figure that is not a number")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +63,8 @@ class Witness:
 
     ``x`` is the real input [*shape] (float32), ``codes`` what the quantized model was given (None when
     it takes floats).  ``replayed`` says that ``gap`` was measured in the installed runtime; only then
-    may it refute a property.
+    may it refute a property.  ``values``: the float outputs, known up to a range, and the quantized ones, where the
+    witness is to speak of properties of the outputs themselves.
     """
 
     x: Array
@@ -63,6 +73,7 @@ class Witness:
     replayed: bool
     engine: str
     slack: F64 | float = 0.0
+    values: tuple[Range, F64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,4 +96,19 @@ class Floor:
     span: float
 
 
-Evidence = Bound | Witness | Stopped | Floor
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """``failures`` of ``n`` independent inputs were beyond the limit; see :mod:`qebgate.engines.statistical`.
+
+    With the asked confidence the share of such inputs is at most ``upper``; with the same confidence it is at least
+    ``lower``.
+    """
+
+    n: int
+    failures: int
+    lower: float
+    upper: float
+    engine: str
+
+
+Evidence = Bound | Witness | Stopped | Floor | Sampled

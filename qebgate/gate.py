@@ -21,9 +21,9 @@ from qebgate.errors import DataError, ModelError, PolicyError, QebgateError
 from qebgate.evidence import Floor, silent
 from qebgate.plan import Job, Plan, PlannedCheck, make_plan
 from qebgate.policy import PolicyFile
-from qebgate.result import CheckError, CheckResult, Question, Report, TaskResult, WitnessResult
+from qebgate.result import CheckError, CheckResult, Question, Report, Statistics, TaskResult, WitnessResult
 from qebgate.semantics.execute import run_float
-from qebgate.task import FloatSemantics, Task
+from qebgate.task import FloatSemantics, Task, witnessed
 from qebgate.verdict import NothingCheckedError, TaskVerdict, check_verdict, judge
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ CODED = (PolicyError, ModelError, DataError)
 """Errors of one check that leave the others' verdicts valid; everything else stops the run."""
 
 
-SEARCHES = ("execute", "falsify")
+SEARCHES = ("execute", "falsify", "probe")
 """The engines of a search."""
 IN_FLIGHT = 4
 """Tasks handed to the pool per process: enough to keep it busy, few enough to stop at once."""
@@ -156,7 +156,7 @@ def _check_result(source: PolicyFile, planned: PlannedCheck, results: Sequence[T
         reason=v.reason if whole else None,
         property=spec.property.kind,
         limit=spec.property.limit,
-        require=planned.jobs[0].require if planned.jobs else spec.require,
+        require=planned.jobs[0].require if planned.jobs else spec.level,
         on_unknown=source.policy.on_unknown_of(spec),
         witnessed=v.witnessed,
         proven=v.proven if complete else None,
@@ -316,9 +316,9 @@ def run_job(
     if left <= 0:
         return blank
     semantics = cast("FloatSemantics", job.float_semantics)
-    task = Task(job.pair, job.cell, job.codec, job.prop, outputs, job.runtime, semantics)
+    task = Task(job.pair, job.cell, job.codec, job.prop, outputs, job.runtime, semantics, job.sampling)
     evidence = portfolio.run(task, replace(job.budget, seconds=left), job.engines, working or silent, session)
-    v = judge(job.prop, job.require, evidence)
+    v = judge(job.prop, job.require, evidence, None if job.sampling is None else job.sampling.max_failure_rate)
     return replace(
         blank,
         verdict=v.verdict,
@@ -331,8 +331,17 @@ def run_job(
         engine=v.engine,
         seconds=time.monotonic() - start,
         witness=_witness(job, v) if v.verdict == "fail" or job.keep else None,
+        statistics=_statistics(job, v),
         noise_floor=next(((e.worst, e.span) for e in evidence if isinstance(e, Floor)), None),
     )
+
+
+def _statistics(job: Job, v: TaskVerdict) -> Statistics | None:
+    s, asked = v.sampled, job.sampling
+    if s is None or asked is None:
+        return None
+    drawn = "rows" if asked.rows else "uniform"
+    return Statistics(s.n, s.failures, asked.confidence, asked.max_failure_rate, s.upper, drawn, asked.seed)
 
 
 def _predicted(job: Job) -> tuple[int, ...]:
@@ -346,7 +355,7 @@ def _witness(job: Job, v: TaskVerdict) -> WitnessResult | None:
     if w is None:
         return None
     raw = None if job.preprocess.identity else job.preprocess.invert(w.x)
-    return WitnessResult(w.x, w.codes, raw, w.gap, job.prop.of_gap(w.gap), w.engine)
+    return WitnessResult(w.x, w.codes, raw, w.gap, witnessed(job.prop, w), w.engine)
 
 
 __all__ = ["NothingCheckedError", "Observer", "Options", "Silent", "check", "run_job"]

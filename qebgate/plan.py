@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -13,12 +14,14 @@ from qebgate._version import __version__
 from qebgate.adapters import load_dense, load_model
 from qebgate.adapters.data import fit_rows, load_rows
 from qebgate.adapters.fixed_point import FixedPoint, build
+from qebgate.adapters.vnnlib import read_boxes
 from qebgate.errors import DataError, ModelError, PolicyError, printable
 from qebgate.ir.align import align
 from qebgate.ir.graph import Graph
 from qebgate.ir.pair import Pair
 from qebgate.ir.tensor import Array
 from qebgate.policy import PolicyFile
+from qebgate.policy.demands import StatisticalSpec
 from qebgate.policy.load import did_you_mean
 from qebgate.policy.model import (
     BallSpec,
@@ -29,6 +32,8 @@ from qebgate.policy.model import (
     PointsSpec,
     RegionSpec,
     SegmentSpec,
+    StatisticalRequire,
+    VnnlibSpec,
 )
 from qebgate.properties import Property
 from qebgate.regions import Cell, InputCodec, Instance, Preprocess, Region, expand
@@ -36,7 +41,7 @@ from qebgate.regions.segment import fit_directions
 from qebgate.result import CheckError, RuntimeInfo
 from qebgate.runtimes.profiles import MEMBERS, MICRO, Runtime
 from qebgate.semantics.emulation import check_runtime
-from qebgate.task import Budget
+from qebgate.task import Budget, Sampling
 from qebgate.verdict import NothingCheckedError, Require
 
 EFFORT: dict[str, Budget] = {
@@ -71,6 +76,7 @@ class Job:
     budget: Budget
     blocked: bool
     keep: bool = False
+    sampling: Sampling | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,13 +170,18 @@ class _Planner:
             check_runtime(pair.quantized, Runtime(name))
         emulated = f"(emulated by qebgate {__version__})"
         infos = [RuntimeInfo(name, own or (emulated if Runtime(name) in MICRO else version)) for name in model.runtimes]
+        sampling = self._sampling(spec, region, instances, at)
+        cells = instances[:1] if spec.level == "statistical" else instances
+        blocked = region.out_of_range == "fail" and any(i.excess > 0 for i in instances)
         jobs = tuple(
             Job(
                 spec.id, head, i.cell, codec, prop, outputs, Runtime(info.name), info, model.float_semantics,
-                preprocess, spec.require, engines, budget, i.excess > 0 and region.out_of_range == "fail",
+                preprocess, spec.level, engines, budget,
+                blocked if spec.level == "statistical" else i.excess > 0 and region.out_of_range == "fail",
+                sampling=s,
             )
             for info in infos
-            for i in instances
+            for i, s in zip(cells, sampling, strict=True)
         )  # fmt: skip
         words = _assumptions(spec, model, region, codec, infos, note, instances, " ".join(cpu_features()))
         if model.fixed_point is None and pair.float.source.format != "tflite" and model.float_semantics == "float32":
@@ -227,8 +238,14 @@ class _Planner:
 
     def _property(self, spec: CheckSpec, pair: Pair, at: tuple[str | int, ...]) -> Property:
         p = spec.property
-        if p.kind == "max_abs":
-            return Property("max_abs", p.limit)
+        if p.kind != "max_lsb":
+            size = pair.float.output.size
+            if p.kind == "same_top1" and size < 2:
+                raise PolicyError(
+                    "QEB228", "`same_top1` needs at least two outputs", where=self.source.where(*at), found=str(size)
+                )
+            outputs = len(set(p.outputs)) if isinstance(p.outputs, list) else 1 if p.outputs == "predicted" else size
+            return Property.of_kind(p.kind, p.limit, outputs, floor=p.floor if p.kind == "max_rel" else 0.0)
         out = pair.quantized.output
         if not out.dtype.is_code:
             node = pair.quantized.producer.get(pair.quantized.outputs[0])
@@ -259,7 +276,52 @@ class _Planner:
                 found=f"{chosen[-1]}; there are {size}",
                 fix=f"use 0 to {size - 1}",
             )
+        if spec.property.kind == "same_top1" and len(chosen) < size:
+            raise PolicyError(
+                "QEB228",
+                "`same_top1` compares all outputs with each other",
+                where=self.source.where(*at, "outputs"),
+                found=f"{len(chosen)} of {size} outputs",
+                fix="leave `outputs` out",
+            )
         return chosen
+
+    def _sampling(
+        self, spec: CheckSpec, region: RegionSpec, instances: Sequence[Instance], at: tuple[str | int, ...]
+    ) -> list[Sampling | None]:
+        """What is drawn for each job: from the whole region where statistics are asked for, else from its own cell."""
+        from qebgate.engines.statistical import needed
+
+        if spec.level == "proof_or_statistical":
+            usual = StatisticalSpec()
+            n, sizes = needed(usual.confidence, usual.max_failure_rate), (usual.confidence, usual.max_failure_rate)
+            return [
+                None if i.cell.line is not None or i.cell.is_point else Sampling((i.cell,), n, *sizes, i.cell.index)
+                for i in instances
+            ]
+        if not isinstance(spec.require, StatisticalRequire):
+            return [None] * len(instances)
+        s, where = spec.require.statistical, self.source.where(*at[:-1], "require")
+        n, rows = needed(s.confidence, s.max_failure_rate), s.distribution == "rows"
+        if isinstance(region, SegmentSpec) or (rows and not isinstance(region, PointsSpec)):
+            raise PolicyError(
+                "QEB229",
+                "`distribution: rows` needs a region of kind points" if rows else "nothing is drawn from segments",
+                where=where,
+                found=f"a region of kind {region.kind}",
+                fix="use `distribution: uniform`, or a region of kind points" if rows else "ask for a proof",
+            )
+        have = len(instances) if rows else s.samples
+        if have is not None and have < n:
+            raise PolicyError(
+                "QEB229",
+                "the sample is too small for the confidence and the rate asked for",
+                where=where,
+                found=f"{have}; even if none of them fails, {n} are needed",
+                fix="use more rows, a higher `max_failure_rate` or a lower `confidence`" if rows else f"at least {n}",
+            )
+        cells = tuple(i.cell for i in instances)
+        return [Sampling(cells, have or n, s.confidence, s.max_failure_rate, s.seed, rows)]
 
     def _expand(
         self, region: RegionSpec, codec: InputCodec, pair: Pair, preprocess: Preprocess
@@ -271,6 +333,15 @@ class _Planner:
                 "box", domain=region.domain, clip=clip, lower=_tuple(region.lower), upper=_tuple(region.upper)
             )
             return expand(spec, codec, shape, preprocess=preprocess), "one box of inputs"
+        if isinstance(region, VnnlibSpec):
+            path = self.source.resolve(region.file)
+            boxes = read_boxes(path, math.prod(shape))
+            cells: list[Instance] = []
+            for k, (lower, upper) in enumerate(boxes):
+                spec = Region("box", domain=region.domain, clip=clip, lower=lower, upper=upper)
+                (made,) = expand(spec, codec, shape, preprocess=preprocess)
+                cells.append(Instance(replace(made.cell, index=k), made.excess))
+            return cells, f"{len(boxes)} boxes of {printable(region.file)}"
         path = self.source.resolve(region.data)
         rows = fit_rows(self._array(path, region.array), shape, where=printable(path))
         indices = _choose(region, len(rows))
@@ -389,7 +460,7 @@ def _assumptions(
         )
     if model.preprocess is not None:
         words.append("raw inputs are preprocessed in float32 as the policy says")
-    if spec.require == "tested":
+    if spec.level == "tested":
         words.append("a pass without a proof means that a search found no counterexample")
     beyond = max((i.excess for i in instances), default=0.0)
     if beyond > 0 and region.out_of_range == "allow":

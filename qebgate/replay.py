@@ -25,7 +25,7 @@ from qebgate.plan import Job, make_plan
 from qebgate.policy import parse_policy
 from qebgate.result import WITNESS_VERSION, RuntimeInfo
 from qebgate.runtimes.profiles import DEPLOYED
-from qebgate.task import Task
+from qebgate.task import Task, witnessed
 
 MAX_JSON = 4 << 20
 MAX_ARRAYS = 64 << 20
@@ -137,7 +137,7 @@ def _run(job: Job, outputs: tuple[int, ...], session: Session) -> Replayed:
     given = inputs.x if inputs.codes is None else inputs.codes
     q = session.outputs(task.pair.quantized, given, task.runtime)[0, list(outputs)]
     agrees = bool((q == quantized_outputs(task, inputs)[0]).all())
-    return Replayed(job.info, q, found.gap, job.prop.of_gap(found.gap), float_outputs(task, inputs)[0], agrees)
+    return Replayed(job.info, q, found.gap, witnessed(job.prop, found), float_outputs(task, inputs)[0], agrees)
 
 
 def _real(task: Task) -> Inputs:

@@ -46,6 +46,22 @@ class WitnessResult:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Statistics:
+    """What a sample says: ``failures`` of ``n`` inputs were beyond the limit, so with ``confidence`` at most ``upper``.
+
+    ``distribution``: ``uniform`` on the region, or the ``rows`` of the data as a sample.
+    """
+
+    n: int
+    failures: int
+    confidence: float
+    max_failure_rate: float
+    upper: float
+    distribution: Literal["uniform", "rows"]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class TaskResult:
     """The answer to one task: ``index`` is the data row; ``lower``, ``upper`` [K] belong to ``outputs`` [K]."""
 
@@ -65,6 +81,8 @@ class TaskResult:
     witness: WitnessResult | None = None
     noise_floor: tuple[float, float] | None = None
     """An estimate of what rounding alone may cost, and the span of the outputs; None where nobody asked."""
+    statistics: Statistics | None = None
+    """Of a sample; None where none was asked for, or a proof made it needless."""
     from_cache: bool = False
     """Whether an earlier run computed it, in ``seconds`` then."""
 

@@ -5,12 +5,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
+from qebgate.evidence import Bound, Witness
 from qebgate.ir.pair import Pair
 from qebgate.properties import Property
 from qebgate.regions.cell import Cell, InputCodec
 from qebgate.runtimes.profiles import Runtime
 
 FloatSemantics = Literal["float32", "real"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sampling:
+    """What statistical evidence is asked for: ``n`` independent inputs, to be run before anything is known of them.
+
+    ``cells`` are what they are drawn from, each cell as likely as any other and every input of it too; with ``rows``
+    the cells are points, and they are the sample themselves.
+    """
+
+    cells: tuple[Cell, ...]
+    n: int
+    confidence: float
+    max_failure_rate: float
+    seed: int = 0
+    rows: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,6 +46,21 @@ class Task:
     outputs: tuple[int, ...]
     runtime: Runtime
     float_semantics: FloatSemantics = "float32"
+    sampling: Sampling | None = None
+
+
+def proven(prop: Property, bound: Bound) -> float:
+    """The figure that a bound proves."""
+    box = prop.of_box(bound.lower, bound.upper, bound.values)
+    return box if bound.figure is None else bound.figure if np.isnan(box) else min(box, bound.figure)
+
+
+def witnessed(prop: Property, witness: Witness) -> float:
+    """The figure at a witness, or less where it is not known exactly."""
+    if witness.values is None:
+        return prop.of_gap(witness.gap)
+    floats, quantized = witness.values
+    return prop.of_outputs(witness.gap, quantized, floats)
 
 
 @dataclass(frozen=True, slots=True)

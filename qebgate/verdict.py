@@ -14,27 +14,34 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from qebgate.errors import ExitCode, InternalError, QebgateError
-from qebgate.evidence import Bound, Evidence, Stopped, Witness
+from qebgate.evidence import Bound, Evidence, Range, Sampled, Stopped, Witness
 from qebgate.numerics.rounding import F64, passes
 from qebgate.properties import Property
+from qebgate.task import proven, witnessed
 
 Verdict = Literal["pass", "fail", "unknown"]
-Require = Literal["proof", "proof_or_solver", "tested"]
-EvidenceClass = Literal["exhaustive", "certified", "solver", "tested"]
-VerdictReason = Literal["refuted", "out_of_range", "guard_time", "guard_memory", "effort"]
+Require = Literal["proof", "proof_or_solver", "proof_or_statistical", "tested", "statistical"]
+EvidenceClass = Literal["exhaustive", "certified", "solver", "statistical", "tested"]
+VerdictReason = Literal[
+    "refuted", "regressed", "waiver_expired", "out_of_range", "guard_time", "guard_memory", "effort"
+]
 
-TRUST: tuple[EvidenceClass, ...] = ("exhaustive", "certified", "solver", "tested")
+TRUST: tuple[EvidenceClass, ...] = ("exhaustive", "certified", "solver", "statistical", "tested")
 """Classes of evidence in falling order of trust."""
-SEVERITY: tuple[VerdictReason, ...] = ("refuted", "out_of_range", "guard_time", "guard_memory", "effort")
+SEVERITY: tuple[VerdictReason, ...] = (
+    "refuted", "regressed", "waiver_expired", "out_of_range", "guard_time", "guard_memory", "effort"
+)  # fmt: skip
 """Which reason a check gives when its tasks give several."""
 
-SEARCHES = ("execute", "segment", "falsify")
+SEARCHES = ("execute", "segment", "falsify", "probe")
 """Engines that run inputs: where a guard stops one, nothing counts as tested."""
 
 _ADMITTED: dict[Require, tuple[EvidenceClass, ...]] = {
     "proof": ("exhaustive", "certified"),
     "proof_or_solver": ("exhaustive", "certified", "solver"),
+    "proof_or_statistical": ("exhaustive", "certified"),
     "tested": ("exhaustive", "certified"),
+    "statistical": ("exhaustive", "certified"),
 }
 
 
@@ -62,36 +69,68 @@ class TaskVerdict:
     evidence: EvidenceClass | None
     engine: str | None
     witness: Witness | None
+    sampled: Sampled | None = None
 
 
-def judge(prop: Property, require: Require, evidence: Sequence[Evidence]) -> TaskVerdict:
-    """The verdict on one task.  Raises InternalError where the evidence contradicts itself."""
+def judge(
+    prop: Property, require: Require, evidence: Sequence[Evidence], max_failure_rate: float | None = None
+) -> TaskVerdict:
+    """The verdict on one task.  Raises InternalError where the evidence contradicts itself.
+
+    ``max_failure_rate`` is what statistical evidence has to show.  Where the policy asks for nothing more
+    (``statistical``), it decides both ways: inputs beyond the limit are then expected, as long as they are rare.
+    """
+    sampled = next((e for e in evidence if isinstance(e, Sampled)), None)
     bounds = [e for e in evidence if isinstance(e, Bound)]
     witnesses = [e for e in evidence if isinstance(e, Witness)]
     _check_consistent(bounds, witnesses)
-    worst = max((w for w in witnesses if w.replayed), key=lambda w: prop.of_gap(w.gap), default=None)
-    witnessed = None if worst is None else prop.of_gap(worst.gap)
+    worst = max((w for w in witnesses if w.replayed), key=lambda w: witnessed(prop, w), default=None)
+    seen = None if worst is None else witnessed(prop, worst)
     best = _best(prop, bounds, _ADMITTED[require])
-    refuted = witnessed is not None and witnessed > prop.limit
+    refuted = seen is not None and seen > prop.limit
     proved = best is not None and passes(best.proven, prop.limit)
     if refuted and proved:
         raise InternalError(
-            "QEB905", "a task is proved and refuted at once", found=f"{witnessed!r} beyond {prop.limit!r}"
+            "QEB905", "a task is proved and refuted at once", found=f"{seen!r} beyond {prop.limit!r}"
         )
-    if witnessed is not None and best is not None and witnessed > best.proven:
-        raise InternalError("QEB904", "a witness exceeds the proven bound", found=f"{witnessed!r} > {best.proven!r}")
+    if seen is not None and best is not None and seen > best.proven:
+        raise InternalError("QEB904", "a witness exceeds the proven bound", found=f"{seen!r} > {best.proven!r}")
+    if require == "statistical" and not proved:
+        return _statistical(sampled, max_failure_rate, seen, worst, evidence)
 
     verdict: Verdict = "fail" if refuted else "pass" if proved else "unknown"
     reason: VerdictReason | None = "refuted" if refuted else None
     if verdict == "unknown" and require == "tested" and _tested(prop, witnesses, evidence):
-        return TaskVerdict("pass", None, witnessed, None, None, None, "tested", worst.engine if worst else None, worst)
+        return TaskVerdict("pass", None, seen, None, None, None, "tested", worst.engine if worst else None, worst)
+    if verdict == "unknown" and require == "proof_or_statistical" and _rare(sampled, max_failure_rate):
+        assert sampled is not None
+        bounded = (None, None, None) if best is None else (best.proven, best.lower, best.upper)
+        return TaskVerdict("pass", None, seen, *bounded, "statistical", sampled.engine, worst, sampled)
     if verdict == "unknown":
         reason = _why(evidence)
     if best is None:
         engine = worst.engine if worst is not None else None
-        return TaskVerdict(verdict, reason, witnessed, None, None, None, None, engine, worst)
+        return TaskVerdict(verdict, reason, seen, None, None, None, None, engine, worst, sampled)
     engine = worst.engine if refuted and worst is not None else best.engine
-    return TaskVerdict(verdict, reason, witnessed, best.proven, best.lower, best.upper, best.trust, engine, worst)
+    return TaskVerdict(verdict, reason, seen, best.proven, best.lower, best.upper, best.trust, engine, worst, sampled)
+
+
+def _rare(sampled: Sampled | None, rate: float | None) -> bool:
+    """Whether inputs beyond the limit are as rare as asked."""
+    return sampled is not None and rate is not None and sampled.upper <= rate
+
+
+def _statistical(
+    sampled: Sampled | None, rate: float | None, seen: float | None, worst: Witness | None, evidence: Sequence[Evidence]
+) -> TaskVerdict:
+    """Nothing but the sample counts: a single input beyond the limit refutes no rate."""
+    if _rare(sampled, rate):
+        assert sampled is not None
+        return TaskVerdict("pass", None, seen, None, None, None, "statistical", sampled.engine, worst, sampled)
+    engine = None if sampled is None else sampled.engine
+    if sampled is not None and rate is not None and sampled.lower > rate and worst is not None:
+        return TaskVerdict("fail", "refuted", seen, None, None, None, None, engine, worst, sampled)
+    return TaskVerdict("unknown", _why(evidence), seen, None, None, None, None, engine, worst, sampled)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,15 +151,31 @@ def _best(prop: Property, bounds: Sequence[Bound], admitted: Sequence[EvidenceCl
             continue
         lower = np.max([b.lower for b in usable], axis=0)
         upper = np.min([b.upper for b in usable], axis=0)
-        proven = prop.of_box(lower, upper)
-        if not np.isfinite(proven):
+        all_of = Bound(lower, upper, "certified", "", 0.0, _values(usable), _figure(usable))
+        figure = proven(prop, all_of)
+        if not np.isfinite(figure):
             continue
-        if best is None or proven < best.proven:
-            engine = min(usable, key=lambda b: (prop.of_box(b.lower, b.upper), TRUST.index(b.trust))).engine
-            best = _Best(lower, upper, proven, trust, engine)
+        if best is None or figure < best.proven:
+            engine = min(usable, key=lambda b: (proven(prop, b), TRUST.index(b.trust))).engine
+            best = _Best(lower, upper, figure, trust, engine)
         if passes(best.proven, prop.limit):
             break
     return best
+
+
+def _values(bounds: Sequence[Bound]) -> tuple[Range, Range] | None:
+    """What all of them together say of the outputs themselves."""
+    known = [b.values for b in bounds if b.values is not None]
+    if not known:
+        return None
+    f, q = (
+        (np.max([v[side][0] for v in known], axis=0), np.min([v[side][1] for v in known], axis=0)) for side in (0, 1)
+    )
+    return f, q
+
+
+def _figure(bounds: Sequence[Bound]) -> float | None:
+    return min((b.figure for b in bounds if b.figure is not None), default=None)
 
 
 def _check_consistent(bounds: Sequence[Bound], witnesses: Sequence[Witness]) -> None:
@@ -150,12 +205,19 @@ def _check_consistent(bounds: Sequence[Bound], witnesses: Sequence[Witness]) -> 
                 where=f"output {k}",
                 found=f"{w.gap[k]!r} not in [{lower[k]!r}, {upper[k]!r}]",
             )
+    values = _values(bounds)
+    for w in witnesses:
+        if values is None or w.values is None or not w.replayed:
+            continue
+        ((f, q), (seen, given)) = values, w.values
+        if ((seen[1] < f[0]) | (seen[0] > f[1]) | (given < q[0]) | (given > q[1])).any():
+            raise InternalError("QEB904", f"a witness of {w.engine} has outputs beyond the proven ones")
 
 
 def _tested(prop: Property, witnesses: Sequence[Witness], evidence: Sequence[Evidence]) -> bool:
     """Whether a search ran to its end, its best input was replayed, and nothing it saw is beyond the limit."""
     searched = any(w.replayed for w in witnesses)
-    clean = all(prop.of_gap(w.gap) <= prop.limit for w in witnesses)
+    clean = all(witnessed(prop, w) <= prop.limit for w in witnesses)
     cut = any(
         isinstance(e, Stopped) and e.engine in SEARCHES and e.reason in ("guard_time", "guard_memory") for e in evidence
     )

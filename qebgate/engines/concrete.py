@@ -172,13 +172,18 @@ class Session:
         q = self.outputs(task.pair.quantized, given, task.runtime)[0, pick]
         runs = task.runtime.emulated or task.pair.float.source.format == "tflite"
         if task.float_semantics == "float32" and runs:
-            gap = q - self.outputs(task.pair.float, inputs.x, task.runtime)[0, pick]
+            h = self.outputs(task.pair.float, inputs.x, task.runtime)[0, pick]
+            floats = h, h
+            gap = q - h
             slack = np.abs(gap) * (2 * U64)  # the subtraction's rounding
         else:
             known = exact if task.float_semantics == "real" else None
-            gap, slack = _certain(Interval.point(q).minus(known or self.reference(task, inputs, Settings())))
+            h = known or self.reference(task, inputs, Settings())
+            floats = h.lo, h.hi
+            gap, slack = _certain(Interval.point(q).minus(h))
         x = frozen(inputs.x[0].copy())
-        return Witness(x, None if inputs.codes is None else frozen(inputs.codes[0].copy()), gap, True, engine, slack)
+        codes = None if inputs.codes is None else frozen(inputs.codes[0].copy())
+        return Witness(x, codes, gap, True, engine, slack, (floats, q))
 
 
 def _certain(gap: Interval) -> tuple[F64, F64]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from qebgate.engines.concrete import Inputs, Session, quantized_outputs
+from qebgate.engines.concrete import Inputs, Session, float_outputs, quantized_outputs
 from qebgate.engines.dra.analysis import Settings
 from qebgate.engines.float_ranges import FloatExecution
 from qebgate.engines.guard import Guard
@@ -50,6 +50,8 @@ class Enumerate:
         if total > budget.enumerate:
             return [Stopped(self.name, "effort", f"{about(total)} inputs are more than {budget.enumerate}")]
         start = time.monotonic()
+        if task.prop.kind not in ("max_abs", "max_lsb"):
+            return self._figures(task, total, budget, session)
         if total >= LEAST_SWEPT:
             found = self._swept(task, total, budget, session)
             if found is not None:
@@ -86,6 +88,34 @@ class Enumerate:
         # lo and hi are differences that were rounded themselves
         bound = Bound(down(down(lo) - error), up(up(hi) + error), "exhaustive", self.name, time.monotonic() - start)
         return [bound, session.witness(task, worst[1], self.name)]
+
+    def _figures(self, task: Task, total: int, budget: Budget, session: Session) -> list[Evidence]:
+        """The same for properties that need all outputs of an input at once.
+
+        The error of the float side is needed before the first input is executed, and is bounded without knowing them.
+        """
+        start, guard, k = time.monotonic(), Guard(budget), len(task.outputs)
+        lo, hi = np.full(k, np.inf), np.full(k, -np.inf)
+        error = reference_error(task, Settings(work=budget.dra), guard)
+        figure, seen, worst, done = 0.0, -np.inf, task.cell.codes, 0
+        for codes in all_codes(task.cell, batch(task)):
+            inputs = Inputs.of_codes(task, codes)
+            q, h = quantized_outputs(task, inputs), float_outputs(task, inputs)
+            np.minimum(lo, (q - h).min(axis=0), out=lo)
+            np.maximum(hi, (q - h).max(axis=0), out=hi)
+            figure = max(figure, float(task.prop.of_batch(q, h, error).max()))
+            scores = task.prop.scores(q, h)
+            row = int(np.argmax(scores))
+            if scores[row] > seen:
+                seen, worst = float(scores[row]), (codes[row : row + 1], codes[row : row + 1])
+            done += len(codes)
+            session.progress(self.name, done, total)
+            guard()
+        assert worst is not None and done == total
+        seconds = time.monotonic() - start
+        lower, upper = down(down(lo) - error), up(up(hi) + error)
+        bound = Bound(lower, upper, "exhaustive", self.name, seconds, figure=figure)
+        return [bound, session.witness(task, Inputs.of_codes(task, worst[0]), self.name)]
 
     def _swept(self, task: Task, total: int, budget: Budget, session: Session) -> tuple[F64, F64, Trust, Inputs] | None:
         """Bounds and the worst input, of a region with few enough free inputs to be composed."""

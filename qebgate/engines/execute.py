@@ -10,9 +10,10 @@ import numpy as np
 from qebgate.domains.gap import Interval
 from qebgate.engines.concrete import Inputs, Session, quantized_outputs
 from qebgate.engines.dra.analysis import Analysis, Settings
+from qebgate.engines.dra.figures import figures
 from qebgate.engines.dra.program import program
 from qebgate.engines.guard import Guard, GuardedStop
-from qebgate.evidence import Bound, Evidence, Stopped
+from qebgate.evidence import Bound, Evidence, Range, Stopped, Trust
 from qebgate.task import Budget, Task
 
 
@@ -33,15 +34,18 @@ class Execute:
             else Inputs.of_reals(task, cell.lower[None])
         )
         try:
-            gap, exact = _enclose(task, inputs, budget, session)
+            gap, exact, values = _enclose(task, inputs, budget, session)
         except GuardedStop as stop:
             return [session.witness(task, inputs, self.name), Stopped(self.name, stop.reason, stop.detail)]
-        bound = Bound(gap.lo, gap.hi, "exhaustive" if exact else "certified", self.name, time.monotonic() - start)
+        trust: Trust = "exhaustive" if exact else "certified"
+        bound = Bound(gap.lo, gap.hi, trust, self.name, time.monotonic() - start, values)
         return [bound, session.witness(task, inputs, self.name)]
 
 
-def _enclose(task: Task, inputs: Inputs, budget: Budget, session: Session) -> tuple[Interval, bool]:
-    """The gap at the only input, and whether the quantized side was known exactly.
+def _enclose(
+    task: Task, inputs: Inputs, budget: Budget, session: Session
+) -> tuple[Interval, bool, tuple[Range, Range] | None]:
+    """The gap at the only input, whether the quantized side was known exactly, and both sides' outputs.
 
     An application's rounding that could go either way leaves the codes open; then only the whole
     analysis is sound.
@@ -50,6 +54,8 @@ def _enclose(task: Task, inputs: Inputs, budget: Budget, session: Session) -> tu
     if not task.codec.in_model and task.cell.codes is None:
         p = program(task)
         a = Analysis(p.layers, p.box, settings, pulse=guard).run()
-        return a.gap(p.output, np.asarray(task.outputs, dtype=np.intp)), False
-    h = session.reference(task, inputs, settings, guard)
-    return Interval.point(quantized_outputs(task, inputs)[0]).minus(h), True
+        index = np.asarray(task.outputs, dtype=np.intp)
+        gap = a.gap(p.output, index)
+        return gap, False, figures(task.prop, a, p.output, index, gap)[0]
+    h, q = session.reference(task, inputs, settings, guard), quantized_outputs(task, inputs)[0]
+    return Interval.point(q).minus(h), True, ((h.lo, h.hi), (q, q))

@@ -20,13 +20,23 @@ from qebgate.engines.forms.engine import Forms
 from qebgate.engines.guard import Guard, GuardedStop
 from qebgate.engines.milp import Milp
 from qebgate.engines.noise_floor import steer
+from qebgate.engines.probe import Probe
 from qebgate.engines.segment import Segment
+from qebgate.engines.statistical import Statistical
 from qebgate.evidence import Bound, Evidence, Progress, Stopped, Witness, silent
 from qebgate.numerics.rounding import passes
 from qebgate.properties import Property
-from qebgate.task import Budget, Task
+from qebgate.task import Budget, Task, proven, witnessed
 
-ORDER: tuple[type[Engine], ...] = (Execute, Segment, Falsify, Dra, Forms, Enumerate, Anneal, Branch, Milp)
+ORDER: tuple[type[Engine], ...] = (
+    Execute, Segment, Falsify, Probe, Dra, Forms, Enumerate, Anneal, Branch, Milp, Statistical
+)  # fmt: skip
+UNSUITED: dict[str, tuple[type[Engine], ...]] = {
+    "max_l2": (Milp,),
+    "max_rel": (Milp,),
+    "same_top1": (Segment, Falsify, Forms, Anneal, Branch, Milp),
+}
+"""Engines that aim at the gap of one output, where that says little about the property."""
 HOPELESS: tuple[type[Engine], ...] = (Dra, Branch, Milp)
 """Engines that treat rounding as free noise: not tried where the noise floor says that nothing can come of it."""
 EXECUTING: tuple[type[Engine], ...] = (Execute, Segment, Forms, Enumerate, Falsify, Anneal)
@@ -65,6 +75,8 @@ def run(
         budget = replace(budget, falsify=budget.falsify // SHARE)
     for engine in (cls() for cls in order(task)):
         if engines is not None and engine.name not in engines:
+            continue
+        if isinstance(engine, UNSUITED.get(task.prop.kind, ())):
             continue
         if hopeless and isinstance(engine, HOPELESS):
             found.append(Stopped(engine.name, "effort", "not tried: the noise floor is beyond any useful bound"))
@@ -131,8 +143,8 @@ def _enumerable(task: Task, budget: Budget) -> bool:
 def answered(prop: Property, found: Sequence[Evidence]) -> bool:
     """Whether more engines could not change the verdict: refuted, or proven."""
     for e in found:
-        if isinstance(e, Witness) and e.replayed and prop.of_gap(e.gap) > prop.limit:
+        if isinstance(e, Witness) and e.replayed and witnessed(prop, e) > prop.limit:
             return True
-        if isinstance(e, Bound) and e.trust != "solver" and passes(prop.of_box(e.lower, e.upper), prop.limit):
+        if isinstance(e, Bound) and e.trust != "solver" and passes(proven(prop, e), prop.limit):
             return True
     return False

@@ -19,7 +19,7 @@ from qebgate.engines.work import execution
 from qebgate.evidence import Bound, Evidence, Witness
 from qebgate.ir.tensor import Array
 from qebgate.numerics.rounding import F64
-from qebgate.task import Budget, Task
+from qebgate.task import Budget, Task, witnessed
 
 MOST_TARGETS = 32
 """Targets that are followed; of more, those with the largest gaps seen first."""
@@ -190,8 +190,8 @@ class Search:
         prop = self.task.prop
         found = self.session.witness(self.task, self.box.inputs(point[None]), self.engine)
         self.replays += 1
-        figure = prop.of_gap(found.gap)
-        if self.witness is None or figure > prop.of_gap(self.witness.gap):
+        figure = witnessed(prop, found)
+        if self.witness is None or figure > witnessed(prop, self.witness):
             self.witness = found
         self.violated = figure > prop.limit
 

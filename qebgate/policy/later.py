@@ -8,10 +8,6 @@ from typing import Any, cast
 
 from qebgate.policy.document import Path
 
-_TOP = ("baseline", "waivers", "evidence")
-_REGION_KINDS = ("vnnlib",)
-_PROPERTY_KINDS = ("max_rel", "same_top1", "max_l2")
-_ENGINES = ("statistical",)
 _SUFFIXES = (".keras", ".h5", ".hdf5", ".npz", ".pb")
 _FLOAT_ONLY = _SUFFIXES[:-1]
 """Formats of float references; no quantized model is read from them."""
@@ -20,9 +16,6 @@ _FLOAT_ONLY = _SUFFIXES[:-1]
 def later_features(data: Any) -> Iterator[tuple[Path, Path, str]]:
     """``(path, scope, what)`` of each later feature in use; other errors inside the scope say nothing new."""
     top = _dict(data)
-    for key in _TOP:
-        if key in top:
-            yield (key,), (key,), f"`{key}`"
     for name, model in _dict(top.get("models")).items():
         yield from _model(("models", name), _dict(model))
     for name, region in _dict(top.get("regions")).items():
@@ -43,26 +36,15 @@ def _model(at: Path, model: dict[str, Any]) -> Iterator[tuple[Path, Path, str]]:
 
 
 def _region(at: Path, region: dict[str, Any]) -> Iterator[tuple[Path, Path, str]]:
-    if region.get("kind") in _REGION_KINDS:
-        yield (*at, "kind"), at, f"region kind `{region['kind']}`"
-    elif "arrays" in region:
+    if "arrays" in region:
         yield (*at, "arrays"), (*at, "arrays"), "`arrays` (models with several inputs)"
 
 
 def _check(at: Path, check: dict[str, Any]) -> Iterator[tuple[Path, Path, str]]:
     prop = _dict(check.get("property"))
-    if prop.get("kind") in _PROPERTY_KINDS:
-        yield (*at, "property", "kind"), (*at, "property"), f"property `{prop['kind']}`"
     tensor = prop.get("tensor")
     if isinstance(tensor, (dict, int)):
         yield (*at, "property", "tensor"), (*at, "property", "tensor"), "choosing a tensor by signature or index"
-    require = check.get("require")
-    if isinstance(require, dict) or require == "proof_or_statistical":
-        yield (*at, "require"), (*at, "require"), "statistical evidence"
-    engines = check.get("engines")
-    for k, e in enumerate(cast("list[Any]", engines) if isinstance(engines, list) else []):
-        if e in _ENGINES:
-            yield (*at, "engines", k), (*at, "engines", k), f"engine `{e}`"
 
 
 def _dict(value: Any) -> dict[str, Any]:

@@ -309,6 +309,7 @@ def _wrong_value(kind: str, ctx: dict[str, Any], name: str, e: Any, where: str) 
 
 def _known_keys(data: Any, place: Place) -> list[str]:
     """Keys that the mapping around an unknown key may have."""
+    from qebgate.policy import demands as d
     from qebgate.policy import model as m
 
     table: dict[int, Any] = {1: m.Policy}
@@ -318,13 +319,26 @@ def _known_keys(data: Any, place: Place) -> list[str]:
         deep = {4: m.OnTheFly, 5: m.FixedPointSpec, 6: m.FixedPointInputSpec}
         cls = m.ModelSpec if len(place) == 3 else nested.get(str(place[2]), deep.get(len(place), m.OnTheFly))
     elif cls is None and place[0] == "regions":
-        kinds = {"points": m.PointsSpec, "ball": m.BallSpec, "box": m.BoxSpec, "segment": m.SegmentSpec}
+        kinds: dict[Any, Any] = {"points": m.PointsSpec, "ball": m.BallSpec, "box": m.BoxSpec}
+        kinds |= {"segment": m.SegmentSpec, "vnnlib": m.VnnlibSpec}
         cls = kinds.get(_get(data, place[:-1]).get("kind"), m.BallSpec)
     elif cls is None and place[0] == "checks":
-        cls = m.CheckSpec if len(place) == 3 else m.PropertySpec
+        cls = m.CheckSpec if len(place) == 3 else _demanded(data, place)
     elif cls is None:
-        cls = m.GuardSpec
+        cls = {"baseline": d.BaselineSpec, "waivers": d.WaiverSpec, "evidence": d.EvidenceSpec}.get(
+            str(place[0]), m.GuardSpec
+        )
     return [f.alias or n for n, f in cls.model_fields.items()]
+
+
+def _demanded(data: Any, place: Place) -> Any:
+    """The type of the mapping inside a check that holds an unknown key."""
+    from qebgate.policy import demands as d
+
+    if place[2] == "require":
+        return d.StatisticalSpec if len(place) > 4 else d.StatisticalRequire
+    kinds: dict[Any, Any] = {"max_rel": d.MaxRel, "same_top1": d.SameTop1}
+    return kinds.get(_get(data, place[:-1]).get("kind"), d.MaxAbs)
 
 
 def _references(doc: Document, raw: dict[str, Any]) -> Iterator[PolicyError]:
@@ -354,3 +368,36 @@ def _references(doc: Document, raw: dict[str, Any]) -> Iterator[PolicyError]:
                     "QEB214", "two checks have the same id", where, f"{printable(ident)!r}, first at {first}"
                 )
             seen.setdefault(ident, k)
+    yield from _waived(doc, raw, seen)
+
+
+def _waived(doc: Document, raw: dict[str, Any], checks: dict[str, int]) -> Iterator[PolicyError]:
+    """Waivers of checks that are not there, that allow nothing, or that say the same thing twice."""
+    waivers = raw.get("waivers")
+    given: dict[tuple[Any, Any], int] = {}
+    for k, item in enumerate(cast("list[Any]", waivers) if isinstance(waivers, list) else []):
+        if not isinstance(item, dict):
+            continue
+        waiver = cast("dict[str, Any]", item)
+        name, sha256 = waiver.get("check"), waiver.get("model_sha256")
+        if not isinstance(name, str):
+            continue
+        if name not in checks:
+            fix = did_you_mean(name, list(checks))
+            where = doc.where(("waivers", k, "check"))
+            yield PolicyError("QEB213", f"the policy has no check {printable(name, 80)!r}", where, fix=fix)
+            continue
+        prop = raw["checks"][checks[name]].get("property")
+        limit = prop.get("limit", prop.get("margin", 0.0)) if isinstance(prop, dict) else None
+        if isinstance(limit, (int, float)) and isinstance(waiver.get("limit"), (int, float)):
+            if waiver["limit"] <= limit:
+                where = doc.where(("waivers", k, "limit"))
+                found = f"{waiver['limit']!r}; the check's own limit is {limit!r}"
+                yield PolicyError("QEB226", "a waiver allows nothing that its check does not", where, found)
+        if isinstance(sha256, str) and (name, sha256) in given:
+            first = doc.where(("waivers", given[name, sha256]))
+            where = doc.where(("waivers", k))
+            found = f"{printable(name)!r}, first at {first}"
+            yield PolicyError("QEB227", "two waivers are about the same check and model", where, found)
+        elif isinstance(sha256, str):
+            given[name, sha256] = k

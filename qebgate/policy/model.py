@@ -6,85 +6,43 @@ import re
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
+
+from qebgate.policy.base import (
+    BYTES,
+    SECONDS,
+    Duration,
+    FilePath,
+    Identifier,
+    Name,
+    NonNegative,
+    Number,
+    Numbers,
+    Positive,
+    Size,
+    Strict,
+    one_or_many,
+    quantity,
+)
+from qebgate.policy.demands import BaselineSpec, EvidenceSpec, PropertySpec, RequireSpec, StatisticalRequire, WaiverSpec
 
 RuntimeName = Literal[
     "litert-reference", "litert-builtin", "litert-xnnpack", "tflm", "tflm-single-rounding", "envelope"
 ]
-EngineName = Literal["execute", "segment", "enumerate", "falsify", "dra", "forms", "split", "branch", "milp"]
+EngineName = Literal["execute", "segment", "enumerate", "falsify", "probe", "dra", "statistical", "forms", "split", "branch", "milp"]
 OnUnknown = Literal["fail", "warn"]
+Level = Literal["proof", "proof_or_solver", "proof_or_statistical", "tested", "statistical"]
+"""Names of what a check requires."""
 
-Number = Annotated[float, Field(allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(allow_inf_nan=False, ge=0)]
-Positive = Annotated[float, Field(allow_inf_nan=False, gt=0)]
-
-
-def _no_nul(text: str) -> str:
-    if "\0" in text:
-        raise PydanticCustomError("QEB211", "a path holds a NUL character")
-    return text
-
-
-FilePath = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_no_nul)]
-Name = Annotated[str, Field(min_length=1, max_length=200)]
-Identifier = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:/+ -]*$")]
-
-
-def _shape(value: Any) -> str:
-    return "many" if isinstance(value, list) else "one"
-
-
-Numbers = Annotated[
-    Annotated[Number, Tag("one")] | Annotated[list[Number], Field(min_length=1), Tag("many")], Discriminator(_shape)
-]
 Runtimes = Annotated[
     Annotated[RuntimeName, Tag("one")] | Annotated[list[RuntimeName], Field(min_length=1), Tag("many")],
-    Discriminator(_shape),
+    Discriminator(one_or_many),
 ]
 Engines = Annotated[
     Annotated[Literal["auto"], Tag("one")] | Annotated[list[EngineName], Field(min_length=1), Tag("many")],
-    Discriminator(_shape),
+    Discriminator(one_or_many),
 ]
-Outputs = Annotated[
-    Annotated[Literal["all", "predicted"], Tag("one")]
-    | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), Tag("many")],
-    Discriminator(_shape),
-]
-
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-_BYTES = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-
-
-def _quantity(text: str, units: dict[str, float] | dict[str, int], example: str) -> float:
-    m = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([A-Za-z]+)", text)
-    if m is None or m[2] not in units or float(m[1]) <= 0:
-        raise PydanticCustomError(
-            "QEB211",
-            "a positive number with a unit is expected ({units}), such as {example}",
-            {"units": ", ".join(units), "example": example},
-        )
-    return float(m[1]) * units[m[2]]
-
-
-def _duration(text: str) -> str:
-    _quantity(text, _SECONDS, "120s")
-    return text
-
-
-def _size(text: str) -> str:
-    _quantity(text, _BYTES, "8GiB")
-    return text
-
-
-Duration = Annotated[str, AfterValidator(_duration), Field(examples=["120s", "30m"])]
-Size = Annotated[str, AfterValidator(_size), Field(examples=["8GiB"])]
-
-
-class Strict(BaseModel):
-    """Nothing is coerced, nothing unknown is let through."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class PreprocessSpec(Strict):
@@ -240,6 +198,7 @@ class _Rows(_Shared):
     values: Literal["real", "codes"] | None = None
     limit: Annotated[int, Field(gt=0)] | None = None
     sample: Annotated[int, Field(gt=0)] | None = None
+    labels: Name | None = Field(default=None, description="an array of the data file: the true class of each row")
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
 
     @model_validator(mode="after")
@@ -299,16 +258,14 @@ class BoxSpec(_Shared):
         return self
 
 
-RegionSpec = Annotated[PointsSpec | BallSpec | BoxSpec | SegmentSpec, Field(discriminator="kind")]
+class VnnlibSpec(_Shared):
+    """The boxes of inputs that a VNN-LIB file describes; what it says about outputs does not count."""
+
+    kind: Literal["vnnlib"]
+    file: FilePath
 
 
-class PropertySpec(Strict):
-    """A limit on the gap between the two outputs."""
-
-    kind: Literal["max_abs", "max_lsb"]
-    limit: NonNegative
-    outputs: Outputs = "all"
-    tensor: Literal["output", "logits"] = "output"
+RegionSpec = Annotated[PointsSpec | BallSpec | BoxSpec | SegmentSpec | VnnlibSpec, Field(discriminator="kind")]
 
 
 class CheckSpec(Strict):
@@ -318,10 +275,15 @@ class CheckSpec(Strict):
     model: Name
     region: Name
     property: PropertySpec
-    require: Literal["proof", "proof_or_solver", "tested"] = "proof"
+    require: RequireSpec = "proof"
     effort: Literal["quick", "standard", "deep"] = "standard"
     engines: Engines = "auto"
     on_unknown: OnUnknown | None = None
+
+    @property
+    def level(self) -> Level:
+        """The name of what is required."""
+        return "statistical" if isinstance(self.require, StatisticalRequire) else self.require
 
 
 class GuardSpec(Strict):
@@ -333,15 +295,15 @@ class GuardSpec(Strict):
 
     @property
     def per_task_seconds(self) -> float:
-        return _quantity(self.per_task, _SECONDS, "")
+        return quantity(self.per_task, SECONDS, "")
 
     @property
     def total_seconds(self) -> float:
-        return _quantity(self.total, _SECONDS, "")
+        return quantity(self.total, SECONDS, "")
 
     @property
     def memory_bytes(self) -> int:
-        return int(_quantity(self.memory, _BYTES, ""))
+        return int(quantity(self.memory, BYTES, ""))
 
 
 class Policy(Strict):
@@ -353,6 +315,9 @@ class Policy(Strict):
     checks: list[CheckSpec]
     on_unknown: OnUnknown = "fail"
     guard: GuardSpec = Field(default_factory=GuardSpec)
+    baseline: BaselineSpec | None = None
+    waivers: list[WaiverSpec] = Field(default_factory=list)
+    evidence: EvidenceSpec = Field(default_factory=EvidenceSpec)
 
     def on_unknown_of(self, check: CheckSpec) -> OnUnknown:
         """What an unknown verdict of a check means."""

@@ -10,6 +10,7 @@ import numpy as np
 from qebgate.engines.concrete import Session
 from qebgate.engines.dra import lp
 from qebgate.engines.dra.analysis import Analysis, Settings
+from qebgate.engines.dra.figures import figures
 from qebgate.engines.dra.program import direct, program
 from qebgate.engines.guard import Guard
 from qebgate.evidence import Bound, Evidence
@@ -35,4 +36,5 @@ class Dra:
         if budget.lp and task.prop.of_box(gap.lo, gap.hi) > task.prop.limit:
             left = budget.seconds - (time.monotonic() - start)
             gap = lp.improved(a.sharpest or a, (p.output, index), gap, wanted, budget.lp, left)
-        return [Bound(gap.lo, gap.hi, "certified", self.name, time.monotonic() - start)]
+        values, figure = figures(task.prop, a.sharpest or a, p.output, index, gap)
+        return [Bound(gap.lo, gap.hi, "certified", self.name, time.monotonic() - start, values, figure)]

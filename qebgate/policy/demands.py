@@ -1,0 +1,157 @@
+"""What a policy demands: properties, how strong an answer must be, the ratchet, and waivers from all that."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
+
+from qebgate.policy.base import FilePath, Identifier, NonNegative, Outputs, Positive, Strict
+
+MOST_SAMPLES = 100_000_000
+
+
+class _Property(Strict):
+    outputs: Outputs = "all"
+    tensor: Literal["output", "logits"] = "output"
+
+
+class MaxAbs(_Property):
+    """The largest gap of an output, in real units."""
+
+    kind: Literal["max_abs"]
+    limit: NonNegative
+
+
+class MaxLsb(_Property):
+    """The largest gap of an output, in quanta of the quantized output."""
+
+    kind: Literal["max_lsb"]
+    limit: NonNegative
+
+
+class MaxL2(_Property):
+    """The Euclidean length of the gaps of all compared outputs."""
+
+    kind: Literal["max_l2"]
+    limit: NonNegative
+
+
+class MaxRel(_Property):
+    """The largest gap of an output relative to ``max(|float output|, floor)``."""
+
+    kind: Literal["max_rel"]
+    limit: NonNegative
+    floor: Positive = Field(description="float outputs smaller than this count as this")
+
+
+class SameTop1(_Property):
+    """Where the float model decides by at least the margin, the quantized one chooses the same class."""
+
+    kind: Literal["same_top1"]
+    margin: NonNegative = 0.0
+
+    @property
+    def limit(self) -> float:
+        """The figure (:mod:`qebgate.properties`) is compared with the margin."""
+        return self.margin
+
+    @model_validator(mode="after")
+    def _of_all(self) -> SameTop1:
+        if self.outputs == "predicted":
+            raise PydanticCustomError("QEB215", "`same_top1` compares all outputs with each other: leave `outputs` out")
+        return self
+
+
+PropertySpec = Annotated[MaxAbs | MaxLsb | MaxRel | SameTop1 | MaxL2, Field(discriminator="kind")]
+"""A limit on the gap between the two outputs."""
+
+
+class StatisticalSpec(Strict):
+    """With ``confidence``, at most ``max_failure_rate`` of the inputs drawn are beyond the limit."""
+
+    confidence: Annotated[float, Field(gt=0.5, lt=1, allow_inf_nan=False)] = 0.999
+    max_failure_rate: Annotated[float, Field(ge=1e-7, lt=0.5, allow_inf_nan=False)] = 0.001
+    distribution: Literal["uniform", "rows"] = Field(
+        default="uniform", description="uniform on the region, or the rows of the data as a sample"
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    samples: Annotated[int, Field(gt=0, le=MOST_SAMPLES)] | None = Field(
+        default=None, description="more than are necessary where no input fails: then some may"
+    )
+
+
+class StatisticalRequire(Strict):
+    """Statistical evidence, and no more."""
+
+    statistical: StatisticalSpec
+
+
+def _text_or_mapping(value: Any) -> str:
+    return "mapping" if isinstance(value, (dict, Strict)) else "text"
+
+
+RequireSpec = Annotated[
+    Annotated[Literal["proof", "proof_or_solver", "proof_or_statistical", "tested"], Tag("text")]
+    | Annotated[StatisticalRequire, Tag("mapping")],
+    Discriminator(_text_or_mapping),
+]
+
+
+def _percent(text: str) -> str:
+    m = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,6})?) ?%", text)
+    if m is None:
+        raise PydanticCustomError("QEB211", "a share in percent is expected, such as 5%")
+    return text
+
+
+class BaselineSpec(Strict):
+    """The ratchet: a check fails where its proven bound rises, even within the limit."""
+
+    file: FilePath = ".qebgate/baseline.json"
+    max_increase: Annotated[str, AfterValidator(_percent), Field(examples=["5%", "0%"])] = "0%"
+
+    @property
+    def percent(self) -> str:
+        """The number of percent, as decimal text."""
+        return self.max_increase.removesuffix("%").strip()
+
+
+def _date(text: str) -> str:
+    try:
+        if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text) is None:
+            raise ValueError(text)
+        datetime.date.fromisoformat(text)
+    except ValueError:
+        raise PydanticCustomError("QEB211", "a date is expected, such as 2027-01-31") from None
+    return text
+
+
+Text = Annotated[str, Field(min_length=1, max_length=500)]
+
+
+class WaiverSpec(Strict):
+    """Another limit for one check of one model, until the end of a day (UTC)."""
+
+    check: Identifier
+    model_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="of the quantized model's file")]
+    limit: NonNegative
+    owner: Text
+    reason: Text
+    expires: Annotated[str, AfterValidator(_date), Field(examples=["2027-01-31"])]
+
+    @property
+    def last_day(self) -> datetime.date:
+        return datetime.date.fromisoformat(self.expires)
+
+
+class EvidenceSpec(Strict):
+    """Whether inputs of witnesses may be written into reports, witness files and bundles."""
+
+    inputs: Literal["include", "omit"] = "include"
+
+
+__all__ = ["BaselineSpec", "EvidenceSpec", "PropertySpec", "RequireSpec", "StatisticalRequire", "WaiverSpec"]
