@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from qebgate.adapters.keras.draft import LINEAR, Draft, Op
+from qebgate.adapters.keras.fake import describe
 from qebgate.errors import UnsupportedError
 from qebgate.ir.graph import Graph, Node, Source
 from qebgate.ir.tensor import Array, DType, QuantParams, Tensor
@@ -71,7 +72,8 @@ class _Quantizer:
         graph = Graph(tuple(self.tensors), tuple(self.nodes), tuple(first), tuple(last), self.source)
         for node in self.nodes:
             SEMANTICS[node.op].check(node, graph)
-        return graph
+        trained = all(op.span is not None for op in self.draft.ops if op.op in LINEAR)
+        return replace(graph, notes=describe(graph, trained=trained))
 
     # -- ranges ---------------------------------------------------------------------------------
 
