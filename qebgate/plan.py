@@ -140,7 +140,7 @@ class _Planner:
     """Plans checks one by one; models, pairs and data that several use are read once."""
 
     source: PolicyFile
-    graphs: dict[Path, Graph] = field(default_factory=dict[Path, Graph])
+    graphs: dict[tuple[Path, bool], Graph] = field(default_factory=dict[tuple[Path, bool], Graph])
     pairs: dict[tuple[Path, object], Pair] = field(default_factory=dict[tuple[Path, object], Pair])
     rows: dict[tuple[Path, str | None], Array] = field(default_factory=dict[tuple[Path, str | None], Array])
 
@@ -169,7 +169,11 @@ class _Planner:
         for name in model.runtimes:
             check_runtime(pair.quantized, Runtime(name))
         emulated = f"(emulated by qebgate {__version__})"
-        infos = [RuntimeInfo(name, own or (emulated if Runtime(name) in MICRO else version)) for name in model.runtimes]
+        alone = pair.quantized.source.unconverted
+        infos = [
+            RuntimeInfo(name, own or (emulated if alone or Runtime(name) in MICRO else version))
+            for name in model.runtimes
+        ]
         sampling = self._sampling(spec, region, instances, at)
         cells = instances[:1] if spec.level == "statistical" else instances
         blocked = region.out_of_range == "fail" and any(i.excess > 0 for i in instances)
@@ -184,15 +188,17 @@ class _Planner:
             for i, s in zip(cells, sampling, strict=True)
         )  # fmt: skip
         words = _assumptions(spec, model, region, codec, infos, note, instances, " ".join(cpu_features()))
+        words = (*words, *pair.float.notes, *pair.quantized.notes)
         if model.fixed_point is None and pair.float.source.format != "tflite" and model.float_semantics == "float32":
             about = "no runtime evaluates the float reference's file here: what is witnessed holds for every float32 "
             words = (*words, about + "evaluation of it")
         return PlannedCheck(spec, model, pair, jobs, words)
 
-    def _graph(self, path: Path) -> Graph:
-        if path not in self.graphs:
-            self.graphs[path] = load_model(path)
-        return self.graphs[path]
+    def _graph(self, path: Path, *, quantized: bool = False) -> Graph:
+        key = path, quantized
+        if key not in self.graphs:
+            self.graphs[key] = load_model(path, quantized=quantized)
+        return self.graphs[key]
 
     def _pair(self, model: ModelSpec) -> Pair:
         path = self.source.resolve(model.float_file)
@@ -200,7 +206,7 @@ class _Planner:
             quantized = self.source.resolve(model.quantized)
             key = path, quantized
             if key not in self.pairs:
-                self.pairs[key] = align(self._graph(path), self._graph(quantized))
+                self.pairs[key] = align(self._graph(path), self._graph(quantized, quantized=True))
             return self.pairs[key]
         how, scale = _fixed_point(model.quantized.fixed_point), _input_scale(model)
         made = path, (how, scale)

@@ -13,13 +13,17 @@ from qebgate.errors import ModelError, printable
 from qebgate.ir.graph import Graph
 
 
-def load_model(path: Path) -> Graph:
-    """Read a model of any supported format, chosen by the file's suffix; raises ModelError."""
+def load_model(path: Path, *, quantized: bool = False) -> Graph:
+    """Read a model of any supported format, chosen by the file's suffix; raises ModelError.
+
+    ``quantized``: which of its two networks a model of quantization-aware training stands for, the integer
+    one or the float network of its weights.  Nothing else is changed by it.
+    """
     suffix = path.suffix.lower()
     if suffix == ".tflite":
         return read_tflite(path)
     if suffix in KERAS_SUFFIXES:
-        return read_keras(path)
+        return read_keras(path, quantized=quantized)
     if suffix == ".npz":
         return dense_graph(read_npz(path))
     what = "a folder (SavedModel)" if path.is_dir() else f"suffix {printable(path.suffix)!r}"

@@ -160,7 +160,8 @@ def _pair(statement: Statement, base: Path) -> Pair:
     if (m.quantized_file is None) == (m.fixed_point is None):
         raise _mismatch("it names no quantized model, or two")
     if m.quantized_file is not None:
-        graphs = [load_model(_inside(base, f)) for f in (m.float_file, m.quantized_file)]
+        files = ((m.float_file, False), (m.quantized_file, True))
+        graphs = [load_model(_inside(base, f), quantized=q) for f, q in files]
         for g, f in zip(graphs, (m.float_file, m.quantized_file), strict=True):
             _same(g.source.sha256, f)
         return align(*graphs)

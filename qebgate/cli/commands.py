@@ -146,7 +146,7 @@ def inspect(models: Sequence[Path]) -> int:
     if len(models) > 2:
         raise PolicyError("QEB222", "inspect takes one model or two", found=f"{len(models)} models")
     out = console()
-    graphs = [load_model(m) for m in models]
+    graphs = [load_model(m, quantized=k == len(models) - 1) for k, m in enumerate(models)]
     for g in graphs:
         render_graph(g, out)
     if len(graphs) == 2:

@@ -130,9 +130,10 @@ class Session:
     def outputs(self, graph: Graph, x: Array, runtime: Runtime) -> F64:
         """Real outputs ``[B, n]`` of a graph in the installed runtime.
 
-        Emulated profiles have none: they are evaluated here, the float side in float32.
+        Emulated profiles have none: they are evaluated here, the float side in float32.  A model that is not
+        converted yet is no file that a runtime could load: it is evaluated here as the runtime would.
         """
-        if runtime.emulated:
+        if runtime.emulated or graph.source.unconverted:
             exact = graph.is_quantized
             y = run_int(graph, x, runtime) if exact else run_float(graph, x, dtype=np.float32)
             return real_values(graph, y[graph.outputs[0]])

@@ -23,6 +23,11 @@ class Source:
     def label(self) -> str:
         return printable(self.path)
 
+    @property
+    def unconverted(self) -> bool:
+        """Whether it is a quantization-aware model before its conversion, which no runtime executes."""
+        return self.format.startswith("tfmot")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Folded:
@@ -69,6 +74,8 @@ class Graph:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     source: Source
+    notes: tuple[str, ...] = ()
+    """What every report about the graph must say of how it was made."""
 
     def __post_init__(self) -> None:
         known = set(self.inputs) | {i for i, t in enumerate(self.tensors) if t.is_const} | {-1}

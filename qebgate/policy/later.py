@@ -9,8 +9,10 @@ from typing import Any, cast
 from qebgate.policy.document import Path
 
 _SUFFIXES = (".keras", ".h5", ".hdf5", ".npz", ".pb")
-_FLOAT_ONLY = _SUFFIXES[:-1]
-"""Formats of float references; no quantized model is read from them."""
+_FLOAT = _SUFFIXES[:-1]
+"""Formats of float references."""
+_QUANTIZED = (".h5", ".hdf5")
+"""Those of quantized ones: models of quantization-aware training."""
 
 
 def later_features(data: Any) -> Iterator[tuple[Path, Path, str]]:
@@ -31,7 +33,7 @@ def _model(at: Path, model: dict[str, Any]) -> Iterator[tuple[Path, Path, str]]:
         if key == "float" and isinstance(path, dict):
             path = cast("dict[str, Any]", path).get("file")
         suffix = PurePath(path).suffix if isinstance(path, str) else ""
-        if suffix.lower() in _SUFFIXES and not (key == "float" and suffix.lower() in _FLOAT_ONLY):
+        if suffix.lower() in _SUFFIXES and suffix.lower() not in (_FLOAT if key == "float" else _QUANTIZED):
             yield (*at, key), (*at, key), f"a {key} model of format {suffix}"
 
 
