@@ -70,6 +70,7 @@ class Budget:
     ``enumerate`` inputs executed at most; ``dra`` multiply-adds of back-substitution; ``slopes`` iterations of slope
     optimisation for a bound that is not within the limit (0: none), then ``lp`` iterations of a linear program's solver
     for each side of a compared output (0: none); ``cells`` of a bisection bounded by forms (0: the whole region only);
+    ``split`` parts of a region of few free inputs, halved until each is bounded or executed (0: none);
     ``falsify`` executed inputs (changes of single inputs count by their share, and where an execution takes long there
     are fewer); ``branch`` nodes of branch and bound (0: none); ``milp`` solver effort in seconds of its deterministic
     clock (0: do not call it); ``seconds`` and ``memory`` guard one task (a task stopped by one is unknown, with that
@@ -81,6 +82,7 @@ class Budget:
     slopes: int = 60
     lp: int = 0
     cells: int = 4096
+    split: int = 1024
     falsify: int = 1 << 16
     branch: int = 512
     milp: float = 20.0

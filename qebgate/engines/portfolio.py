@@ -22,6 +22,7 @@ from qebgate.engines.milp import Milp
 from qebgate.engines.noise_floor import steer
 from qebgate.engines.probe import Probe
 from qebgate.engines.segment import Segment
+from qebgate.engines.split.engine import Split
 from qebgate.engines.statistical import Statistical
 from qebgate.evidence import Bound, Evidence, Progress, Stopped, Witness, silent
 from qebgate.numerics.rounding import passes
@@ -29,17 +30,17 @@ from qebgate.properties import Property
 from qebgate.task import Budget, Task, proven, witnessed
 
 ORDER: tuple[type[Engine], ...] = (
-    Execute, Segment, Falsify, Probe, Dra, Forms, Enumerate, Anneal, Branch, Milp, Statistical
+    Execute, Segment, Falsify, Probe, Dra, Forms, Enumerate, Anneal, Split, Branch, Milp, Statistical
 )  # fmt: skip
 UNSUITED: dict[str, tuple[type[Engine], ...]] = {
     "max_l2": (Milp,),
     "max_rel": (Milp,),
-    "same_top1": (Segment, Falsify, Forms, Anneal, Branch, Milp),
+    "same_top1": (Segment, Falsify, Forms, Anneal, Split, Branch, Milp),
 }
 """Engines that aim at the gap of one output, where that says little about the property."""
-HOPELESS: tuple[type[Engine], ...] = (Dra, Branch, Milp)
+HOPELESS: tuple[type[Engine], ...] = (Dra, Split, Branch, Milp)
 """Engines that treat rounding as free noise: not tried where the noise floor says that nothing can come of it."""
-EXECUTING: tuple[type[Engine], ...] = (Execute, Segment, Forms, Enumerate, Falsify, Anneal)
+EXECUTING: tuple[type[Engine], ...] = (Execute, Segment, Forms, Enumerate, Falsify, Anneal, Split)
 """Engines that run the quantized network itself: in one runtime at a time."""
 FEW = 1 << 12
 """Regions of so few inputs are executed before anything is searched or bounded: that answers everything."""

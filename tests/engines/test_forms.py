@@ -9,10 +9,10 @@ import pytest
 
 from qebgate.engines import enumerate as enumeration
 from qebgate.engines import portfolio, sweep
+from qebgate.engines.bisection import Cut
 from qebgate.engines.concrete import Inputs, Session, gaps, quantized_outputs
 from qebgate.engines.enumerate import Enumerate, all_codes
 from qebgate.engines.forms import bisect, collapse
-from qebgate.engines.forms import engine as forms_engine
 from qebgate.engines.forms.engine import Forms
 from qebgate.engines.forms.network import Network
 from qebgate.engines.guard import GuardedStop
@@ -125,7 +125,7 @@ def test_real_boxes_are_split_beside_ties(session: Session) -> None:
     wanted = 0.99 * max(-first.lower.min(), first.upper.max())
     last, _ = run(replace(task, prop=replace(task.prop, limit=wanted)), replace(FEW, cells=300), session)
     assert max(-last.lower.min(), last.upper.max()) <= max(-first.lower.min(), first.upper.max())
-    cut = forms_engine._Cut(t.codec, lo[0], hi[0])
+    cut = Cut(t.codec)
     at = cut(0, float(lo[0, 0]), float(hi[0, 0]))
     assert lo[0, 0] < at < hi[0, 0]
     assert 1e-5 < abs((at / s - 0.5) - np.round(at / s - 0.5)) < 1e-3

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from qebgate.domains.gap import Interval
-from qebgate.engines.concrete import Inputs, Session, gaps
+from qebgate.engines.bisection import Cut, whole_inputs
+from qebgate.engines.concrete import Inputs, Session
 from qebgate.engines.dra.analysis import Settings
-from qebgate.engines.dra.program import NEAREST_SLACK
-from qebgate.engines.enumerate import batch, reached
+from qebgate.engines.enumerate import reached
+from qebgate.engines.executed import Executed
 from qebgate.engines.forms.bisect import Bisection
-from qebgate.engines.forms.collapse import Collapsed, collapsed
+from qebgate.engines.forms.collapse import collapsed
 from qebgate.engines.forms.matrices import Index
 from qebgate.engines.forms.network import Network, composed, whole_region
 from qebgate.engines.guard import Guard, GuardedStop
-from qebgate.engines.reached import Reached
 from qebgate.engines.reference import reference_error
 from qebgate.engines.sweep import SYMBOLS
 from qebgate.evidence import Bound, Evidence, Stopped
-from qebgate.numerics.rounding import F64, down, up
-from qebgate.regions.cell import InputCodec
+from qebgate.numerics.rounding import down, up
 from qebgate.task import Budget, Task
 
 MOST_FREE = 16
@@ -77,7 +76,7 @@ class Forms:
             found.append(Stopped(self.name, stop.reason, stop.detail))
         best = search.best
         inputs = Inputs.of_codes if cell.codes is not None else Inputs.of_reals
-        witness = session.witness(task, inputs(task, _whole(task, free, best[None])), self.name)
+        witness = session.witness(task, inputs(task, whole_inputs(task, free, best[None])), self.name)
         return [bound(search.bound), witness, *found]
 
 
@@ -100,7 +99,7 @@ def _bisection(task: Task, net: Network, index: Index, error: float, budget: Bud
         symbols = SYMBOLS
     return Bisection(
         net if symbols or plain is None else plain, _points(task, net, budget, guard), index, region,
-        limit - error, limit + error, reals, _Cut(task.codec, region.lo[0], region.hi[0]), symbols,
+        limit - error, limit + error, reals, Cut(task.codec), symbols,
     )  # fmt: skip
 
 
@@ -109,69 +108,12 @@ def _figure(net: Network, index: Index) -> float:
     return float(np.maximum(-d.lo[index], d.hi[index]).max(initial=0.0))
 
 
-@dataclass(frozen=True, slots=True)
-class _Cut:
-    """Where to split real intervals: between two codes if there are several, near the middle."""
-
-    codec: InputCodec
-    lo: F64
-    hi: F64
-
-    def __call__(self, at: int, lo: float, hi: float) -> float:
-        s = self.codec.scale
-        half = 0.5 if self.codec.in_model or self.codec.mode != "truncate" else 0.0
-        middle = (lo + hi) / 2
-        # next to a tie, further than any application's rounding: one side then has one code
-        tie = (np.round(middle / s - half) + half) * s
-        off = 2 * NEAREST_SLACK * s
-        near = [c for c in (tie - off, tie + off) if lo < c < hi]
-        cut = min(near, key=lambda c: abs(c - middle), default=middle)
-        rounded = float(np.float32(cut))
-        return rounded if lo < rounded < hi else middle
-
-
-@dataclass(slots=True, eq=False)
-class _Executed:
-    """Points on the networks restricted to what they reach, or (where that is not possible) on the whole ones."""
-
-    task: Task
-    free: Index
-    error: F64
-    small: Reached | None
-    floats: Collapsed | None
-
-    def gaps(self, points: F64) -> F64:
-        out: list[F64] = []
-        rows = batch(self.task) if self.small is None else self.small.rows
-        for k in range(0, len(points), rows):
-            part = points[k : k + rows]
-            if self.small is None:
-                on_grid = self.task.cell.codes is not None
-                make = Inputs.of_codes if on_grid else Inputs.of_reals
-                out.append(gaps(self.task, make(self.task, _whole(self.task, self.free, part))))
-                continue
-            codes = part.astype(np.int64)
-            if self.floats is None:
-                out.append(self.small.gaps(codes).copy())
-            else:
-                out.append(self.small.quantized(codes) - self.floats.run(self.small.reals(codes)))
-        return np.concatenate(out)
-
-
-def _whole(task: Task, free: Index, points: F64) -> F64:
-    """Whole inputs ``[B, *shape]`` (codes, or real values) from those of the free ones."""
-    base = task.cell.lower if task.cell.codes is None else task.cell.codes[0]
-    x = np.repeat(base.reshape(1, -1).astype(np.float64), len(points), axis=0)
-    x[:, free] = points
-    return x.reshape(-1, *base.shape)
-
-
-def _points(task: Task, net: Network, budget: Budget, guard: Guard) -> _Executed:
+def _points(task: Task, net: Network, budget: Budget, guard: Guard) -> Executed:
     small = reached(task) if task.cell.codes is not None else None
     floats = None if small is None else collapsed(net, task.outputs)
     if floats is not None:
-        return _Executed(task, net.free, floats.error, small, floats)
+        return Executed(task, net.free, floats.error, small, floats)
     error = reference_error(
         replace(task, float_semantics="real"), Settings(work=budget.dra), guard, ranges=net.before
     )  # fmt: skip
-    return _Executed(task, net.free, error, small, None)
+    return Executed(task, net.free, error, small, None)
