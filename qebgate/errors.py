@@ -114,6 +114,15 @@ class ReplayError(QebgateError):
     exit_code = ExitCode.BUG
 
 
+class WorkerError(QebgateError):
+    """A process that worked on tasks was ended from outside (exit 70).
+
+    By the system for lack of memory, most often; what it was working on has no verdict.
+    """
+
+    exit_code = ExitCode.BUG
+
+
 class InternalError(QebgateError):
     """An invariant of qebgate itself does not hold (exit 70)."""
 

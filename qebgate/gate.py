@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, cast
 import numpy as np
 
 from qebgate._version import __version__
-from qebgate.errors import DataError, ModelError, PolicyError, QebgateError
+from qebgate.cache import Cache
+from qebgate.errors import DataError, ModelError, PolicyError, QebgateError, WorkerError
 from qebgate.evidence import Floor, silent
 from qebgate.plan import Job, Plan, PlannedCheck, make_plan
 from qebgate.policy import PolicyFile
@@ -67,6 +69,7 @@ class Options:
     """How to run: ``only`` these checks (all where empty), in ``jobs`` processes.  ``command`` repeats the run.
 
     ``search``: only run inputs (:data:`SEARCHES`), whatever the policy requires; every task's best witness is kept.
+    ``cache``: results of earlier runs, and where those of this one go (none where None).
     """
 
     only: tuple[str, ...] = ()
@@ -74,6 +77,7 @@ class Options:
     command: tuple[str, ...] = ("qebgate", "check")
     observer: Observer = field(default_factory=Silent)
     search: bool = False
+    cache: Cache | None = None
 
 
 def check(source: PolicyFile, options: Options | None = None) -> Report:
@@ -98,9 +102,8 @@ def check(source: PolicyFile, options: Options | None = None) -> Report:
         errors += plan.errors
         options.observer.planned(plan)
         jobs = [j for c in plan.checks for j in c.jobs]
-        run = _in_process if options.jobs == 1 or len(jobs) < 2 else _in_pool
         with _one_thread():
-            for number, outcome in run(jobs, deadline, options):
+            for number, outcome in _outcomes(jobs, deadline, options):
                 if isinstance(outcome, TaskResult):
                     done[number] = outcome
                     options.observer.finished(outcome)
@@ -117,6 +120,8 @@ def check(source: PolicyFile, options: Options | None = None) -> Report:
         results = [done[n] for n in numbers if n in done]
         if planned.spec.id not in failed and (results or not interrupted):
             checks.append(_check_result(source, planned, results))
+    if options.cache is not None and not errors:
+        options.cache.remember(None if source.path is None else str(source.path), tuple(checks))
     return Report(
         version=__version__,
         policy=None if source.path is None else str(source.path),
@@ -126,6 +131,7 @@ def check(source: PolicyFile, options: Options | None = None) -> Report:
         command=options.command,
         seconds=time.monotonic() - start,
         interrupted=interrupted,
+        places=source.places(),
     )
 
 
@@ -184,11 +190,55 @@ Outcome = TaskResult | QebgateError
 Working = Callable[[str, int, int | None], None]
 
 
-def _in_process(jobs: Sequence[Job], deadline: float, options: Options) -> Iterator[tuple[int, Outcome]]:
+def _outcomes(jobs: Sequence[Job], deadline: float, options: Options) -> Iterator[tuple[int, Outcome]]:
+    """Every task's outcome by its number: first those that the cache holds, then the others as they are finished."""
+    cache = options.cache
+    left = list(range(len(jobs)))
+    if cache is not None:
+        left.clear()
+        with _sessions() as session:
+            for number, job in enumerate(jobs):
+                known = cache.get(job)
+                if known is not None and known.verdict == "fail":
+                    known = _again(job, known, session)
+                if known is None:
+                    left.append(number)
+                else:
+                    yield number, known
+    run = _in_process if options.jobs == 1 or len(left) < 2 else _in_pool
+    for k, outcome in run([jobs[n] for n in left], deadline, options):
+        if cache is not None and isinstance(outcome, TaskResult):
+            cache.put(jobs[left[k]], outcome)
+        yield left[k], outcome
+
+
+def _sessions() -> Session:
     from qebgate.engines.concrete import Session
 
+    return Session()
+
+
+def _again(job: Job, known: TaskResult, session: Session) -> TaskResult | None:
+    """A stored failure with its counterexample replayed now; None where it is none (any more)."""
+    from qebgate.engines.concrete import Inputs
+
+    w = known.witness
+    if w is None:
+        return None
+    given = Inputs(w.x[None].astype(np.float32), None if w.codes is None else w.codes[None].astype(np.int32))
+    try:
+        seen = session.witness(_task(job, known.outputs), given, w.engine)
+    except CODED:
+        return None  # the task itself will say so
+    v = judge(job.prop, job.require, [seen])
+    if v.verdict != "fail" or v.witnessed is None or (known.proven is not None and v.witnessed > known.proven):
+        return None
+    return replace(known, reason=v.reason, witnessed=v.witnessed, witness=_witness(job, v))
+
+
+def _in_process(jobs: Sequence[Job], deadline: float, options: Options) -> Iterator[tuple[int, Outcome]]:
     broken: set[str] = set()
-    with Session() as session:
+    with _sessions() as session:
         for number, job in enumerate(jobs):
             if job.check in broken:
                 continue
@@ -212,7 +262,7 @@ def _in_pool(jobs: Sequence[Job], deadline: float, options: Options) -> Iterator
             for n, job in islice(waiting, IN_FLIGHT * options.jobs - len(pending)):
                 pending[pool.submit(_Worker.run, job, deadline)] = n
             finished, _ = wait(pending, return_when=FIRST_COMPLETED)
-            for future in finished:
+            for future in sorted(finished, key=lambda f: f.exception() is not None):  # what is known comes first
                 number = pending.pop(future)
                 outcome = future.result()
                 if isinstance(outcome, _Coded):
@@ -224,9 +274,21 @@ def _in_pool(jobs: Sequence[Job], deadline: float, options: Options) -> Iterator
                 else:
                     yield number, outcome
         pool.shutdown()
+    except BrokenProcessPool:
+        _abandon(pool)
+        raise _killed(options.jobs) from None
     except BaseException:
         _abandon(pool)
         raise
+
+
+def _killed(processes: int) -> WorkerError:
+    return WorkerError(
+        "QEB914",
+        "a process that worked on a task was ended from outside: no verdict can be given",
+        found="it died without an error of its own; the system ends processes when memory runs out",
+        fix=f"run with fewer than {processes} jobs, or set a smaller `guard.memory`; stored results are not lost",
+    )
 
 
 def _abandon(pool: ProcessPoolExecutor) -> None:
@@ -285,10 +347,8 @@ class _Worker:
 
     @classmethod
     def start(cls) -> None:
-        from qebgate.engines.concrete import Session
-
         _one_thread()
-        cls.session = Session()
+        cls.session = _sessions()
         atexit.register(cls.session.__exit__, None, None, None)
 
     @classmethod
@@ -315,8 +375,7 @@ def run_job(
     left = min(job.budget.seconds, deadline - start)
     if left <= 0:
         return blank
-    semantics = cast("FloatSemantics", job.float_semantics)
-    task = Task(job.pair, job.cell, job.codec, job.prop, outputs, job.runtime, semantics, job.sampling)
+    task = _task(job, outputs)
     evidence = portfolio.run(task, replace(job.budget, seconds=left), job.engines, working or silent, session)
     v = judge(job.prop, job.require, evidence, None if job.sampling is None else job.sampling.max_failure_rate)
     return replace(
@@ -334,6 +393,11 @@ def run_job(
         statistics=_statistics(job, v),
         noise_floor=next(((e.worst, e.span) for e in evidence if isinstance(e, Floor)), None),
     )
+
+
+def _task(job: Job, outputs: tuple[int, ...]) -> Task:
+    semantics = cast("FloatSemantics", job.float_semantics)
+    return Task(job.pair, job.cell, job.codec, job.prop, outputs, job.runtime, semantics, job.sampling)
 
 
 def _statistics(job: Job, v: TaskVerdict) -> Statistics | None:
@@ -355,7 +419,11 @@ def _witness(job: Job, v: TaskVerdict) -> WitnessResult | None:
     if w is None:
         return None
     raw = None if job.preprocess.identity else job.preprocess.invert(w.x)
-    return WitnessResult(w.x, w.codes, raw, w.gap, witnessed(job.prop, w), w.engine)
+    outputs = job.outputs if job.outputs is not None else _predicted(job)
+    reference = run_float(job.pair.float, w.x[None])[job.pair.float.outputs[0]].ravel()[list(outputs)]
+    return WitnessResult(
+        w.x, w.codes, raw, w.gap, witnessed(job.prop, w), w.engine, reference=reference.astype(np.float64)
+    )
 
 
 __all__ = ["NothingCheckedError", "Observer", "Options", "Silent", "check", "run_job"]

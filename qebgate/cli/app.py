@@ -21,11 +21,14 @@ app = typer.Typer(
 Formats = Annotated[
     list[str] | None,
     typer.Option(
-        "--format", metavar="F[=PATH]", help="rich (default), json or markdown; to a file with =PATH. Repeatable."
+        "--format",
+        metavar="F[=PATH]",
+        help="rich (default), json, markdown, github, sarif, junit or html; to a file with =PATH. Repeatable.",
     ),
 ]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="Processes to use.")]
 ExitZero = Annotated[bool, typer.Option("--exit-zero", help="Exit 0 when checks fail or stay unknown (not on errors).")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Run every task, whatever earlier runs have answered.")]
 Output = Annotated[Path, typer.Option("--output", metavar="DIR", help="Where counterexamples are written.")]
 
 
@@ -69,11 +72,14 @@ def check(
     evidence: Annotated[
         Path | None, typer.Option("--evidence", metavar="DIR", help="Write evidence for `recheck` here.")
     ] = None,
+    no_cache: NoCache = False,
 ) -> int:
     """Run the gate: every check of a policy."""
     from qebgate.cli import commands
 
-    args = commands.CheckArgs(policy, checks or [], sets or [], root, formats or [], jobs, exit_zero, output, evidence)
+    args = commands.CheckArgs(
+        policy, checks or [], sets or [], root, formats or [], jobs, exit_zero, output, evidence, cache=not no_cache
+    )
     return commands.plan(args) if plan else commands.check(args)
 
 
@@ -108,6 +114,7 @@ def compare(
     jobs: Jobs = 1,
     exit_zero: ExitZero = False,
     output: Output = Path(".qebgate"),
+    no_cache: NoCache = False,
 ) -> int:
     """Ask one question without a policy file."""
     from qebgate.cli import commands
@@ -116,7 +123,7 @@ def compare(
         float_model, quantized_model, data, array, values, limit, radius, domain,
         input_quantization, runtime or [], max_abs, max_lsb, tensor, require, effort,
     )  # fmt: skip
-    return commands.compare(question, formats or [], jobs, exit_zero, output)
+    return commands.compare(question, formats or [], jobs, exit_zero, output, cache=not no_cache)
 
 
 @app.command()

@@ -19,9 +19,10 @@ from qebgate.policy import PolicyFile, find_policy, load_policy, parse_policy
 from qebgate.policy.load import did_you_mean
 from qebgate.result import Report
 
-FORMATS = ("rich", "json", "markdown")
+FORMATS = ("rich", "json", "markdown", "github", "sarif", "junit", "html")
 EXPLAIN_FORMATS = ("rich", "json")
-LATER = ("github", "sarif", "junit", "html")
+EXPLAINING = 20.0
+"""Seconds for taking apart the worst bound of one check for the HTML report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class CheckArgs:
     exit_zero: bool
     output: Path
     evidence: Path | None = None
+    cache: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ def check(args: CheckArgs) -> int:
     """``qebgate check``."""
     formats = parse_formats(args.formats)
     forget(formats)
-    source = load(args)
+    source = _annotating(args, formats)
     return _run(
         source,
         tuple(args.checks),
@@ -89,16 +91,19 @@ def check(args: CheckArgs) -> int:
         args.output,
         exit_zero=args.exit_zero,
         evidence=args.evidence,
+        cached=args.cache,
     )
 
 
-def compare(q: Question, formats: Sequence[str], jobs: int, exit_zero: bool, output: Path) -> int:
+def compare(
+    q: Question, formats: Sequence[str], jobs: int, exit_zero: bool, output: Path, *, cache: bool = False
+) -> int:
     """``qebgate compare``."""
     wanted = parse_formats(formats)
     forget(wanted)
     source = parse_policy(question_policy(q), "the command line", Path())
     command = ("qebgate", *_repeatable(sys.argv[1:]))
-    return _run(source, (), command, wanted, jobs, output, exit_zero=exit_zero)
+    return _run(source, (), command, wanted, jobs, output, exit_zero=exit_zero, cached=cache)
 
 
 def explain(name: str, args: CheckArgs) -> int:
@@ -127,12 +132,19 @@ def explain(name: str, args: CheckArgs) -> int:
 
 def plan(args: CheckArgs) -> int:
     """``qebgate check --plan``."""
+    from qebgate.cache import Cache
     from qebgate.plan import make_plan
-    from qebgate.report.plan import render_plan
+    from qebgate.report.plan import Before, render_plan
     from qebgate.report.terminal import render_error
 
-    made = make_plan(load(args), args.checks)
-    render_plan(made, console())
+    source = load(args)
+    made = make_plan(source, args.checks)
+    cache = Cache.open() if args.cache else None
+    before = Before({}, {})
+    if cache is not None:
+        before = Before(cache.stored(made), cache.last(None if source.path is None else str(source.path)))
+        _warn(cache.notices)
+    render_plan(made, console(), before)
     for e in made.errors:
         render_error(e.error, console(stderr=True))
     return int(min((e.error.exit_code for e in made.errors), key=PRECEDENCE.index, default=ExitCode.PASS))
@@ -170,13 +182,6 @@ def parse_formats(texts: Sequence[str]) -> list[Format]:
     out: list[Format] = []
     for text in texts:
         name, eq, path = text.partition("=")
-        if name in LATER:
-            raise PolicyError(
-                "QEB216",
-                f"format {name} is not supported in this version",
-                where=f"--format {text}",
-                fix=", ".join(FORMATS),
-            )
         if name not in FORMATS:
             raise PolicyError(
                 "QEB220",
@@ -246,6 +251,19 @@ def load(args: CheckArgs) -> PolicyFile:
     return load_policy(path, root=args.root, sets=args.sets)
 
 
+def _annotating(args: CheckArgs, formats: Sequence[Format]) -> PolicyFile:
+    """The policy; its errors become annotations too where those are asked for."""
+    try:
+        return load(args)
+    except PolicyError as e:
+        from qebgate.report.github import render_policy_error
+
+        for f in formats:
+            if f.name == "github":
+                text_or_save(f, render_policy_error(e))
+        raise
+
+
 def repeating(args: CheckArgs) -> tuple[str, ...]:
     """The command line that repeats a check."""
     words = ["qebgate", "check"]
@@ -282,7 +300,9 @@ def _run(
     *,
     exit_zero: bool,
     evidence: Path | None = None,
+    cached: bool = False,
 ) -> int:
+    from qebgate.cache import Cache
     from qebgate.cli.progress import watching
     from qebgate.gate import Options
     from qebgate.gate import check as run_gate
@@ -290,17 +310,23 @@ def _run(
 
     err = console(stderr=True)
     with watching(err) as observer:
-        report = run_gate(source, Options(only, jobs, command, observer))
+        cache = Cache.open() if cached else None
+        report = run_gate(source, Options(only, jobs, command, observer, cache=cache))
     report, warnings = save_witnesses(report, output / "witnesses")
-    for w in warnings:
-        err.print(f"warning: {w}", soft_wrap=True)
+    _warn([*(() if cache is None else cache.notices), *warnings])
     if evidence is not None:
         from qebgate.cli.recheck import keep
 
         keep(source, report, only, evidence)
     for f in formats:
-        _write(report, f)
+        _write(report, f, source)
     return exit_code(report, exit_zero=exit_zero)
+
+
+def _warn(warnings: Sequence[str]) -> None:
+    err = console(stderr=True)
+    for w in warnings:
+        err.print(f"warning: {w}", soft_wrap=True)
 
 
 def exit_code(report: Report, *, exit_zero: bool) -> int:
@@ -319,15 +345,36 @@ def forget(formats: Sequence[Format]) -> None:
                 f.path.unlink()
 
 
-def _write(report: Report, f: Format) -> None:
-    from qebgate.report.json import render_json
-    from qebgate.report.markdown import render_markdown
+def _write(report: Report, f: Format, source: PolicyFile) -> None:
     from qebgate.report.terminal import render_terminal
 
     if f.name == "rich":
         print_or_save(f, lambda out: render_terminal(report, out))
     else:
-        text_or_save(f, render_json(report) if f.name == "json" else render_markdown(report))
+        text_or_save(f, rendered(report, f.name, source))
+
+
+def rendered(report: Report, name: str, source: PolicyFile) -> str:
+    """A report as text in one of the formats for programs and pages."""
+    from qebgate.report.github import render_github
+    from qebgate.report.html import render_html
+    from qebgate.report.json import render_json
+    from qebgate.report.junit import render_junit
+    from qebgate.report.markdown import render_markdown
+    from qebgate.report.sarif import render_sarif
+
+    if name == "html":
+        from qebgate.explain import explain_all
+
+        return render_html(report, explain_all(source, report, EXPLAINING))
+    renderers: dict[str, Callable[[Report], str]] = {
+        "json": render_json,
+        "markdown": render_markdown,
+        "github": render_github,
+        "sarif": render_sarif,
+        "junit": render_junit,
+    }
+    return renderers[name](report)
 
 
 def print_or_save(f: Format, render: Callable[[Console], None]) -> None:

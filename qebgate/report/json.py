@@ -78,6 +78,7 @@ def _task(t: TaskResult) -> dict[str, Any]:
         "evidence": t.evidence,
         "engine": t.engine,
         "seconds": t.seconds,
+        "from_cache": t.from_cache,
         "noise_floor": None
         if t.noise_floor is None
         else {"floor": _number(t.noise_floor[0]), "span": _number(t.noise_floor[1])},
@@ -167,6 +168,7 @@ RESULT_SCHEMA: dict[str, Any] = {
                         evidence=_EVIDENCE,
                         engine=_nullable("string"),
                         seconds=_NUMBER,
+                        from_cache={"type": "boolean"},
                         noise_floor={"anyOf": [{"type": "null"}, _object(floor=_MAYBE_NUMBER, span=_MAYBE_NUMBER)]},
                         witness={
                             "anyOf": [
