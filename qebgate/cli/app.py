@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -210,6 +210,54 @@ def recheck(
     from qebgate.cli.recheck import recheck as run
 
     return run(evidence, root)
+
+
+@app.command()
+def init(
+    float_model: Annotated[Path, typer.Argument(metavar="FLOAT", help="The float reference.")],
+    quantized_model: Annotated[Path, typer.Argument(metavar="QUANTIZED", help="The quantized model.")],
+    data: Annotated[Path | None, typer.Option("--data", help="Inputs, one per row (.npz or .npy).")] = None,
+    array: Annotated[str | None, typer.Option("--array", help="The array of an .npz file.")] = None,
+    values: Annotated[str | None, typer.Option("--values", help="What the data holds: real or codes.")] = None,
+    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="The policy, or its folder.")] = Path(),
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing policy.")] = False,
+) -> int:
+    """Write a starting policy from measured gaps, and run it."""
+    from qebgate.cli.init import init as run
+    from qebgate.initial import Sources
+
+    return run(Sources(float_model, quantized_model, data, array, values), output, force=force)
+
+
+data_app = typer.Typer(help="Make the data that policies name.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+
+@data_app.callback()
+def data() -> None:
+    """Make the data that policies name."""
+
+
+@data_app.command("pack")
+def data_pack(
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="SOURCE...", help="Images, .npy files, or folders (sub-folders: classes).")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The .npz to write.")],
+    size: Annotated[str | None, typer.Option("--size", metavar="HxW", help="Resize images to this.")] = None,
+    mode: Annotated[Literal["gray", "rgb"], typer.Option("--mode", help="Channels of images.")] = "rgb",
+    layout: Annotated[Literal["nhwc", "nchw", "flat"], typer.Option("--layout", help="Order of axes.")] = "nhwc",
+    dtype: Annotated[Literal["float32", "uint8"], typer.Option("--dtype", help="What is written.")] = "float32",
+    scale: Annotated[str, typer.Option("--scale", help="(raw * SCALE - MEAN) / STD; a number or 1/255.")] = "1",
+    mean: Annotated[float, typer.Option("--mean")] = 0.0,
+    std: Annotated[float, typer.Option("--std")] = 1.0,
+) -> int:
+    """Pack images or arrays into one .npz of rows."""
+    from qebgate.adapters.pack import Packing
+    from qebgate.cli.data import data_pack as run
+    from qebgate.cli.data import parse_scale, parse_size
+
+    return run(sources, output, Packing(parse_size(size), mode, layout, dtype, parse_scale(scale), mean, std))
 
 
 @app.command()
