@@ -28,6 +28,10 @@ Noise = Callable[[Sequence[Interval]], F64]
 """``noise(float inputs as they are computed) -> E [m]``: float32 evaluation error of a layer."""
 
 
+CodeBox = tuple[I64, I64]
+"""Least and largest codes of a value's entries."""
+
+
 @dataclass(frozen=True, slots=True)
 class CodeGrid:
     """Quantized values ``(code - zero) * unit`` with codes clamped to ``[lo, hi]``."""
@@ -77,8 +81,12 @@ class Affine:
     """Codes known from the region itself (the input layer on the grid)."""
     quantized_range: tuple[float, float] = field(default=(-np.inf, np.inf))
     """Clamp of the quantized side where there is no grid."""
+    quantized_noise: Noise | None = None
+    """Of the quantized inputs: evaluation error of ``zq`` where the quantized side computes in float32 (no grid)."""
     moves_only: bool = False
     """Whether the quantized side keeps every code as it is."""
+    codes_between: Callable[[Sequence[CodeBox]], CodeBox] | None = None
+    """Output codes for boxes of input codes, exactly: for kernels that fall in some of their inputs."""
 
     @cached_property
     def d(self) -> tuple[LinearMap, ...]:
@@ -105,6 +113,7 @@ class Affine:
             self.inputs == (ROOT,)
             and all(isinstance(m, Scale) for m in (*self.f, *self.q))
             and self.grid is None
+            and self.quantized_noise is None
             and not (self.bf.any() or self.bq.any() or self.below.any() or self.above.any())
             and self.float_range == self.quantized_range == (-np.inf, np.inf)
         )
@@ -115,6 +124,7 @@ class Affine:
         return (
             self.moves_only
             and self.noise is None
+            and self.quantized_noise is None
             and len(self.inputs) == 1
             and self.f[0] == self.q[0] == Scale(1.0, self.m)
             and not (self.bf.any() or self.bq.any() or self.below.any() or self.above.any())
@@ -142,9 +152,23 @@ class MaxPool:
     grid: CodeGrid | None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Band:
+    """A value within a rest of a linear function of a layer's inputs, with the same ``maps`` on both sides.
+
+    ``h - sum maps_i h_i`` is in ``float``, the same of the quantized values in ``quantized``, and
+    ``delta - sum maps_i delta_i`` in ``delta``; intervals [m].
+    """
+
+    maps: tuple[LinearMap, ...]
+    float: Interval
+    quantized: Interval
+    delta: Interval
+
+
 @dataclass(frozen=True, eq=False)
 class Opaque:
-    """Outputs bounded by intervals only: ``transform(inputs) -> Gap``."""
+    """Outputs bounded by intervals: ``transform(inputs) -> Gap``, and by ``lines`` where there are any."""
 
     label: str
     inputs: tuple[int, ...]
@@ -152,6 +176,8 @@ class Opaque:
     transform: Callable[[Sequence[Gap]], Gap]
     float_transform: Callable[[Sequence[Gap]], Gap]
     """The same where the "quantized" side is the float network as it is evaluated."""
+    lines: Callable[[Sequence[Gap], Gap], Band] | None = None
+    """Lines for back-substitution, from the inputs and what ``transform`` gave."""
 
 
 Layer = Affine | MaxPool | Opaque
@@ -169,11 +195,13 @@ def alone(layer: Layer) -> Layer:
             above=zero,
             grid=None,
             codes_of_inputs=None,
+            codes_between=None,
             codes_of_accumulator=None,
             accumulator_unit=None,
             fixed_codes=None,
             quantized_range=(0.0, 0.0),
+            quantized_noise=None,
         )
     if isinstance(layer, MaxPool):
         return replace(layer, grid=None)
-    return replace(layer, transform=layer.float_transform)
+    return replace(layer, transform=layer.float_transform, lines=None)

@@ -467,9 +467,16 @@ def shape_of(matrix: sp.csr_matrix) -> tuple[int, int]:
     return int(shape[0]), int(shape[1])
 
 
-def gather(index: NDArray[Any], n: int, keep: NDArray[Any] | None = None) -> Sparse:
-    """The map ``y_k = x_index[k]`` (0 where ``keep`` is False)."""
+def gather(index: NDArray[Any], n: int, keep: NDArray[Any] | None = None, factor: float = 1.0) -> Sparse:
+    """The map ``y_k = factor x_index[k]`` (0 where ``keep`` is False)."""
     m = index.size
     rows = np.arange(m) if keep is None else np.flatnonzero(keep)
     cols = index.ravel()[rows]
-    return Sparse(sp.csr_matrix((np.ones(rows.size), (rows, cols)), shape=(m, n)))
+    return Sparse(sp.csr_matrix((np.full(rows.size, factor), (rows, cols)), shape=(m, n)))
+
+
+def diagonal(factor: F64, index: NDArray[Any] | None = None, n: int | None = None) -> Sparse:
+    """The map ``y_k = factor_k x_index[k]``; every entry of the input in its place without ``index``."""
+    rows = np.arange(factor.size)
+    shape = (factor.size, factor.size if n is None else n)
+    return Sparse(sp.csr_matrix((factor, (rows, rows if index is None else index)), shape=shape))

@@ -43,7 +43,7 @@ class FloatExecution:
 
     def _part(self, graph: Graph, x: F64) -> F64:
         live = {graph.inputs[0]: x}
-        last = {i: n.index for n in graph.nodes for i in n.inputs}
+        last = {i: n.outputs[0] for n in graph.nodes for i in n.inputs}
         _keep(self._after, graph.inputs[0], x)
         for node in graph.nodes:
             args = [None if i < 0 else live[i] if i in live else graph.tensors[i].const for i in node.inputs]
@@ -54,7 +54,7 @@ class FloatExecution:
                 _keep(self._after, out, y)
             live[out] = y
             for i in node.inputs:
-                if i in live and i not in graph.outputs and last[i] == node.index:
+                if i in live and i not in graph.outputs and last[i] == node.outputs[0]:
                     del live[i]
         return live[graph.outputs[0]].reshape(len(x), -1)
 

@@ -14,10 +14,11 @@ from qebgate.errors import AlignmentError
 from qebgate.ir.graph import Graph, Node
 from qebgate.ir.pair import Agreement, Pair, Step, Value
 from qebgate.ir.tensor import Array, Tensor
+from qebgate.numerics.rounding import F64, TINY32
 
 QUANTIZED_ONLY = frozenset({"QUANTIZE", "DEQUANTIZE", "RESHAPE"})
 FLOAT_ONLY = frozenset({"RESHAPE", "RELU", "RELU6"})
-COMMUTATIVE = frozenset({"ADD"})
+COMMUTATIVE = frozenset({"ADD", "MAXIMUM", "MINIMUM", "MUL"})
 WEIGHTED = frozenset({"FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "FIXED_POINT_DENSE"})
 FLOAT_TWIN = {"FIXED_POINT_DENSE": "FULLY_CONNECTED"}
 """The float operator of a quantized one, where it has another name."""
@@ -104,7 +105,7 @@ class _Aligner:
         if not wanted:
             return found
         for m in self.f.consumers.get(wanted[0], []):
-            if m.op != FLOAT_TWIN.get(node.op, node.op) or m.index in self.used:
+            if m.op != FLOAT_TWIN.get(node.op, node.op) or m.outputs[0] in self.used:
                 continue
             if m.op == "RESHAPE" and self.f.tensors[m.outputs[0]].shape != self.q.tensors[node.outputs[0]].shape:
                 continue  # each stands alone: what counts is the order of the values, which none changes
@@ -114,7 +115,7 @@ class _Aligner:
         return found
 
     def _pair(self, m: Node, n: Node, live: tuple[int, ...]) -> None:
-        self.used.add(m.index)
+        self.used.add(m.outputs[0])
         fo, qo = self.f.tensors[m.outputs[0]], self.q.tensors[n.outputs[0]]
         if fo.shape != qo.shape:
             raise self._error(
@@ -129,8 +130,8 @@ class _Aligner:
         """Move past one node that only the float graph has; False where there is none."""
         position = self.current[quantized_tensor]
         for m in self.f.consumers.get(self.values[position].float_tensor, []):
-            if m.op in FLOAT_ONLY and m.index not in self.used:
-                self.used.add(m.index)
+            if m.op in FLOAT_ONLY and m.outputs[0] not in self.used:
+                self.used.add(m.outputs[0])
                 out = self._value(m.outputs[0], quantized_tensor)
                 self.steps.append(Step(m, None, (position,), out))
                 return True
@@ -169,13 +170,13 @@ class _Aligner:
         wf, wq = self.f.tensors[m.inputs[1]], self.q.tensors[n.inputs[1]]
         if wf.const is None or wq.const is None or wf.shape != wq.shape:
             return float("inf")
-        scale, _ = wq.q.along(wq.const.ndim)
-        off = np.abs(wq.q.dequantize(wq.const) - wf.const.astype(np.float64)) / scale
+        real = wq.q.dequantize(wq.const) if wq.dtype.is_code else wq.const.astype(np.float64)
+        off = np.abs(real - wf.const.astype(np.float64)) / _quantum(wq)
         return float(off.max(initial=0.0))
 
     def _bias(self, m: Node, n: Node, wq: Tensor) -> float | None:
         bf, bq = _bias_of(self.f, m), _bias_of(self.q, n)
-        if bf is None and bq is None:
+        if (bf is None and bq is None) or not self.q.tensors[n.inputs[0]].dtype.is_code:
             return None
         unit = self.q.tensors[n.inputs[0]].q.s * wq.q.scale
         f = np.zeros(1) if bf is None else bf.astype(np.float64)
@@ -199,6 +200,22 @@ class _Aligner:
             found=found,
             fix="compare a quantized model with the float model that it was converted from",
         )
+
+
+def _quantum(weights: Tensor) -> F64:
+    """What rounding to the form that the file stores moves a weight by, twice at most; broadcasts to the weights.
+
+    Weights that stay float32 are the float model's own, up to how a batch normalization was folded.
+    """
+    stored = weights.stored
+    assert weights.const is not None
+    quant = weights.quant if stored is None else stored.quant
+    if quant is not None:
+        return quant.along(weights.const.ndim)[0]
+    size = np.abs(weights.const.astype(np.float64))
+    if stored is not None:
+        return np.maximum(np.spacing(size.astype(np.float16)).astype(np.float64), 2.0**-24)
+    return np.maximum(size.max(initial=0.0) * 2.0**-14, TINY32)
 
 
 def _bias_of(graph: Graph, node: Node) -> Array | None:

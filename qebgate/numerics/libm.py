@@ -1,4 +1,4 @@
-"""The C library's float32 ``expf`` and ``tanhf``: what LiteRT's kernels build their tables with.
+"""The C library's float32 functions: what LiteRT's kernels build their tables with.
 
 They are not correctly rounded and differ between C libraries in the last bit, so a table of this
 machine's runtime needs this machine's functions.  Where the library cannot be loaded, the float64
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 
 import numpy as np
+import scipy.special
 from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
@@ -26,6 +27,16 @@ def expf(x: F32) -> F32:
 def tanhf(x: F32) -> F32:
     """``tanhf`` of every element."""
     return _apply("tanhf", np.tanh, x)
+
+
+def expm1f(x: F32) -> F32:
+    """``expm1f`` of every element."""
+    return _apply("expm1f", np.expm1, x)
+
+
+def erff(x: F32) -> F32:
+    """``erff`` of every element."""
+    return _apply("erff", scipy.special.erf, x)
 
 
 def _apply(name: str, stand_in: Callable[[NDArray[np.float64]], NDArray[np.float64]], x: F32) -> F32:

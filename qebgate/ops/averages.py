@@ -70,19 +70,24 @@ class MeanLowering:
     op: ClassVar[str] = "MEAN"
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
-        fn, qn = step.float_node, step.quantized_node
-        assert fn is not None and qn is not None
-        sides = (fn, ctx.pair.float), (qn, ctx.pair.quantized)
-        f, q = (_averaged(*s) for s in sides)
-        if not np.array_equal(f, q):  # one of the two graphs may have reshaped the input
-            a, b = ((g.tensors[n.inputs[0]].shape, Mean().axes(n, g)) for n, g in sides)
-            ctx.same(step, a, b, "input shapes or axes")
-        average = _average(q, ctx.pair.quantized.tensors[qn.inputs[0]].size)
+        average = _average(reduced(step, ctx), ctx.pair.tensors(step.inputs[0])[1].size)
         return [_layer(step, ctx, average, (Activation.NONE, Activation.NONE))]
 
 
-def _averaged(node: Node, graph: Graph) -> I64:
-    """Flat input index of every entry that a MEAN averages, ``[m, count]``, by the graph's own shapes."""
+def reduced(step: Step, ctx: Context) -> I64:
+    """Flat input index of every entry that a reduction reads, ``[m, count]``; the same in both graphs."""
+    fn, qn = step.float_node, step.quantized_node
+    assert fn is not None and qn is not None
+    sides = (fn, ctx.pair.float), (qn, ctx.pair.quantized)
+    f, q = (_reduced(*s) for s in sides)
+    if not np.array_equal(f, q):  # one of the two graphs may have reshaped the input
+        a, b = ((g.tensors[n.inputs[0]].shape, Mean().axes(n, g)) for n, g in sides)
+        ctx.same(step, a, b, "input shapes or axes")
+    return q
+
+
+def _reduced(node: Node, graph: Graph) -> I64:
+    """Flat input index of every entry that a reduction reads, ``[m, count]``, by the graph's own shapes."""
     axes, x = Mean().axes(node, graph), graph.tensors[node.inputs[0]]
     index = np.arange(x.size, dtype=np.int64).reshape(x.shape)
     kept = tuple(a for a in range(len(x.shape)) if a not in axes)

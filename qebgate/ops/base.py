@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -77,7 +77,8 @@ class Context:
 class Lowering(Protocol):
     """Turns one aligned step into canonical layers; the last one defines ``step.output``."""
 
-    op: ClassVar[str]
+    @property
+    def op(self) -> str: ...
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]: ...
 
@@ -119,6 +120,8 @@ def clamp_grid(node: Node, graph: Graph, runtime: Runtime, activation: Activatio
 def rounding_of(node: Node, graph: Graph, runtime: Runtime) -> tuple[F64, F64]:
     """The envelope of a node in real units, [m] each (DEQUANTIZE states it in quanta of its input)."""
     out = graph.tensors[node.outputs[0]]
+    if graph.computes_in_float(node):
+        return np.zeros(out.size), np.zeros(out.size)
     r = rounding(node, graph, runtime)
     unit = (out if out.dtype.is_code else graph.tensors[node.inputs[0]]).q.s
     # one rounding of the product: nextafter outwards; exact zeros stay zero

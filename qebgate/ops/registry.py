@@ -7,11 +7,13 @@ from types import MappingProxyType
 from qebgate.domains.layers import Layer
 from qebgate.errors import UnsupportedError
 from qebgate.ir.pair import Pair
-from qebgate.ops.add import AddLowering
 from qebgate.ops.averages import AveragePool2DLowering, MeanLowering
 from qebgate.ops.base import Context, Lowering
 from qebgate.ops.conv_2d import Conv2DLowering
+from qebgate.ops.curves import CurveLowering
 from qebgate.ops.depthwise_conv_2d import DepthwiseConv2DLowering
+from qebgate.ops.floating import lowered
+from qebgate.ops.extremes import ReduceLowering, SelectLowering
 from qebgate.ops.fixed_point import FixedPointDenseLowering, FixedPointInputLowering
 from qebgate.ops.fully_connected import FullyConnectedLowering
 from qebgate.ops.max_pool_2d import MaxPool2DLowering
@@ -23,9 +25,13 @@ from qebgate.ops.movement import (
     ReluLowering,
     ReshapeLowering,
 )
-from qebgate.ops.squashing import LogisticLowering, SoftmaxLowering, TanhLowering
+from qebgate.ops.moves import MoveLowering
+from qebgate.ops.products import MulLowering
+from qebgate.ops.squashing import SoftmaxLowering
+from qebgate.ops.sums import AddLowering, SubLowering
 from qebgate.runtimes.profiles import Runtime
 from qebgate.semantics.emulation import check_runtime
+from qebgate.semantics.moves import MOVES
 
 _ALL: tuple[type[Lowering], ...] = (
     AddLowering,
@@ -34,19 +40,29 @@ _ALL: tuple[type[Lowering], ...] = (
     DepthwiseConv2DLowering,
     DequantizeLowering,
     FullyConnectedLowering,
-    LogisticLowering,
     MaxPool2DLowering,
     MeanLowering,
+    MulLowering,
     PadLowering,
     QuantizeLowering,
     Relu6Lowering,
     ReluLowering,
     ReshapeLowering,
     SoftmaxLowering,
-    TanhLowering,
+    SubLowering,
 )
 
-LOWERINGS = MappingProxyType({cls.op: cls() for cls in _ALL})
+_CURVES = ("ABS", "ELU", "GELU", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC", "PRELU", "TANH")
+
+_FAMILIES: tuple[Lowering, ...] = (
+    *(CurveLowering(op) for op in _CURVES),
+    *(MoveLowering(cls.name) for cls in MOVES),
+    *(ReduceLowering(op) for op in ("REDUCE_MAX", "REDUCE_MIN")),
+    *(SelectLowering(op) for op in ("MAXIMUM", "MINIMUM")),
+)
+"""One class for several operators."""
+
+LOWERINGS = MappingProxyType({**{cls.op: cls() for cls in _ALL}, **{x.op: x for x in _FAMILIES}})
 """Operator of .tflite files -> how it is bounded."""
 
 ALL_LOWERINGS = MappingProxyType(
@@ -71,4 +87,4 @@ def _lowered(pair: Pair, runtime: Runtime, *, float32: bool) -> tuple[Layer, ...
         raise UnsupportedError(
             "QEB435", f"no bounds are implemented for {', '.join(missing)}", where=pair.quantized.source.label
         )
-    return tuple(layer for s in pair.steps for layer in ALL_LOWERINGS[s.op].lower(s, ctx))
+    return tuple(layer for s in pair.steps for layer in lowered(s, ctx, ALL_LOWERINGS[s.op].lower))

@@ -1,14 +1,12 @@
-"""LOGISTIC, TANH and SOFTMAX: bounded by intervals, with a gap bound of their own.
+"""SOFTMAX: bounded by intervals, with a gap bound of its own.
 
-The gap of a monotone function with slope at most L moves by at most L times the gap of its input, in
-the same direction.  A softmax depends on differences of logits only: with the gaps known up to
+A softmax depends on differences of logits only: with the gaps known up to
 ``t``, ``p'_i`` lies between two sigmoids of the shifted log-odds of ``p_i``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -18,105 +16,10 @@ from qebgate.domains.layers import Layer, Opaque
 from qebgate.ir.graph import Node
 from qebgate.ir.pair import Step
 from qebgate.numerics.rounding import F64, down, up
-from qebgate.ops.base import Context, label, monotone_kernel, needed_grid, rounding_of
+from qebgate.ops.base import Context, label, needed_grid, rounding_of
+from qebgate.ops.curves import sigmoid
 from qebgate.semantics.registry import SEMANTICS
 from qebgate.semantics.softmax import SoftmaxAttrs
-
-LIBM = 2.0**-48
-"""Relative error allowed to float64 exp, tanh, log and the few operations around them (about 16 ulp)."""
-
-
-def _outward(x: F64, sign: int) -> F64:
-    """A computed value moved up or down by LIBM relative and a little absolute."""
-    err = LIBM * np.abs(x) + 1e-300
-    return up(x + err) if sign > 0 else down(x - err)
-
-
-def _sigmoid(x: F64) -> F64:
-    e = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1.0, e) / (1.0 + e)
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """A non-decreasing function with values in [least, most] and its largest slope on an interval."""
-
-    value: Callable[[F64], F64]
-    slope: Callable[[F64], F64]
-    """Slope at a distance from 0, non-increasing in the distance."""
-    least: float
-    most: float
-
-    def image(self, x: Interval) -> Interval:
-        lo, hi = _outward(self.value(x.lo), -1), _outward(self.value(x.hi), +1)
-        return Interval(np.clip(lo, self.least, self.most), np.clip(hi, self.least, self.most))
-
-    def steepest(self, x: Interval) -> F64:
-        nearest = np.where((x.lo <= 0) & (x.hi >= 0), 0.0, np.minimum(np.abs(x.lo), np.abs(x.hi)))
-        return _outward(self.slope(nearest), +1)
-
-
-LOGISTIC = Curve(_sigmoid, lambda x: _sigmoid(x) * _sigmoid(-x), 0.0, 1.0)
-TANH = Curve(np.tanh, lambda x: 1.0 / np.cosh(np.minimum(x, 300.0)) ** 2, -1.0, 1.0)
-
-
-class CurveLowering:
-    """A function of one entry."""
-
-    op: ClassVar[str]
-    curve: Curve
-
-    def lower(self, step: Step, ctx: Context) -> list[Layer]:
-        fn, qn = step.float_node, step.quantized_node
-        assert fn is not None and qn is not None
-        graph = ctx.pair.quantized
-        grid = needed_grid(qn, graph)
-        below, above = rounding_of(qn, graph, ctx.runtime)
-        kernel, noise, curve = monotone_kernel(qn, graph, ctx.runtime), ctx.noise(step), self.curve
-        assert kernel is not None
-
-        def transform(inputs: Sequence[Gap]) -> Gap:
-            (x,) = inputs
-            assert x.codes is not None
-            e = 0.0 if noise is None else noise([x.float])
-            h = curve.image(x.float).widened(e, e)
-            codes = (kernel([x.codes[0]]), kernel([x.codes[1]]))
-            g = grid.real(codes)
-            # h = curve(x) + float noise, hq = curve(xq) + rounding; 0 and the clamp are respected by g and h
-            d = _moved(curve, x).widened(below + e, above + e)
-            if (grid.lo, grid.hi) != (-128, 127) or grid.range[1] < curve.most:
-                # the largest value has no code: the clamp adds at most one quantum
-                d = d.widened(max(0.0, curve.most - grid.range[1]), 0.0)
-            h, g, d = tighten(h, g, d)
-            return Gap(h, g, d, codes)
-
-        def float_transform(inputs: Sequence[Gap]) -> Gap:
-            (x,) = inputs
-            e = 0.0 if noise is None else noise([x.quantized])
-            h, g = curve.image(x.float), curve.image(x.quantized).widened(e, e)
-            h, g, d = tighten(h, g, _moved(curve, x).widened(e, e))
-            return Gap(h, g, d)
-
-        return [Opaque(label(step), step.inputs, step.output, transform, float_transform)]
-
-
-def _moved(curve: Curve, x: Gap) -> Interval:
-    """Bounds of ``curve(h + delta) - curve(h)``."""
-    both = Interval(np.minimum(x.float.lo, x.quantized.lo), np.maximum(x.float.hi, x.quantized.hi))
-    steep = curve.steepest(both)
-    return Interval(
-        _outward(np.minimum(0.0, x.delta.lo * steep), -1), _outward(np.maximum(0.0, x.delta.hi * steep), +1)
-    )
-
-
-class LogisticLowering(CurveLowering):
-    op: ClassVar[str] = "LOGISTIC"
-    curve = LOGISTIC
-
-
-class TanhLowering(CurveLowering):
-    op: ClassVar[str] = "TANH"
-    curve = TANH
 
 
 class SoftmaxLowering:
@@ -222,7 +125,23 @@ def _softmax_gap(p: Interval, delta: Interval, beta: float, width: int) -> Inter
 
     def change(t: F64) -> F64:
         points = np.stack([l_lo, l_hi, np.clip(-t / 2, l_lo, l_hi)])
-        return _sigmoid(points + t) - _sigmoid(points)
+        return sigmoid(points + t) - sigmoid(points)
 
     slack = 2.0**-38
     return Interval(down(change(t_lo).min(axis=0) - slack), up(change(t_hi).max(axis=0) + slack))
+
+
+def softmax_bounds(step: Step, ctx: Context) -> Callable[[Gap], tuple[Interval, Interval, Interval]]:
+    """Bounds of h, hq and their gap from those of the logits, in real arithmetic on both sides."""
+    fn, qn = step.float_node, step.quantized_node
+    assert fn is not None and qn is not None
+    fa, qa = fn.attrs, qn.attrs
+    assert isinstance(fa, SoftmaxAttrs) and isinstance(qa, SoftmaxAttrs)
+    ctx.same(step, fa.beta, qa.beta, "betas")
+    width, beta = ctx.pair.quantized.tensors[qn.outputs[0]].shape[-1], fa.beta
+
+    def bounds(x: Gap) -> tuple[Interval, Interval, Interval]:
+        h = _softmax(x.float, beta, width)
+        return h, _softmax(x.quantized, beta, width), _softmax_gap(h, x.delta, beta, width)
+
+    return bounds

@@ -27,7 +27,20 @@ def delegated(node: Node, graph: Graph) -> bool:
     return node.op not in _NEVER and (rule is None or rule(node, graph, y))
 
 
-_NEVER = frozenset({"AVERAGE_POOL_2D", "SOFTMAX", "RELU", "RELU6"})
+_NEVER = frozenset(
+    {
+        "ABS",
+        "AVERAGE_POOL_2D",
+        "GELU",
+        "HARD_SWISH",
+        "MAXIMUM",
+        "MINIMUM",
+        "PRELU",
+        "RELU",
+        "RELU6",
+        "SOFTMAX",
+    }
+)
 """Taken for float tensors only."""
 
 
@@ -52,4 +65,11 @@ def _add(node: Node, graph: Graph, y: Tensor) -> bool:
     return all(2.0**-10 <= float(r) < 2.0**8 for r in ratios)
 
 
-_RULES = {"ADD": _add, "QUANTIZE": _quantize, "MAX_POOL_2D": _max_pool}
+def _leaky_relu(node: Node, graph: Graph, y: Tensor) -> bool:
+    """Only while both ratios fit the kernel's multipliers."""
+    ratio = np.float32(graph.tensors[node.inputs[0]].q.s) / np.float32(y.q.s)
+    below = ratio * np.float32(node.attrs.alpha)  # type: ignore[attr-defined]
+    return 2.0**-8 <= float(ratio) <= 2.0**7 and 2.0**-8 <= float(below) <= 2.0**7
+
+
+_RULES = {"ADD": _add, "LEAKY_RELU": _leaky_relu, "QUANTIZE": _quantize, "MAX_POOL_2D": _max_pool}

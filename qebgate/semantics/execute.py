@@ -56,13 +56,13 @@ def _run_part(
 ) -> dict[int, Array]:
     live = dict(values)
     wanted = set(graph.outputs) | set(keep)
-    last = {i: n.index for n in graph.nodes for i in n.inputs}
+    last = {i: n.outputs[0] for n in graph.nodes for i in n.inputs}
     for node in graph.nodes:
         sem = ALL_SEMANTICS[node.op]
         args = [None if i < 0 else live[i] if i in live else graph.tensors[i].const for i in node.inputs]
         out = sem.run_float(node, graph, args) if runtime is None else sem.run_int(node, graph, args, runtime)
         live[node.outputs[0]] = out
         for i in node.inputs:
-            if i in live and i not in wanted and last[i] == node.index:
+            if i in live and i not in wanted and last[i] == node.outputs[0]:
                 del live[i]
     return {i: live[i] for i in wanted if i in live}

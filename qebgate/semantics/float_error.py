@@ -35,14 +35,20 @@ from qebgate.semantics.depthwise_conv_2d import DepthwiseConv2D, correlate_depth
 from qebgate.semantics.fixed_point import InputAttrs
 from qebgate.semantics.linear import LinearNode
 from qebgate.semantics.mean import Mean
+from qebgate.semantics.moves import MOVES
 from qebgate.semantics.pool_2d import Pool2D
 from qebgate.semantics.registry import SEMANTICS
+from qebgate.semantics.tables import Prelu
 from qebgate.semantics.windows import chunks
 
 LOGISTIC_ULPS = 16.0
 """Absolute error of LOGISTIC in units of 2**-24 (its values are below 1)."""
 TANH_ULPS = 24.0
 """Absolute error of TANH in units of 2**-24."""
+ELU_ULPS = 24.0
+"""Absolute error of ELU below zero in units of 2**-24, relative to arguments below 1."""
+GELU_ULPS = 48.0
+"""Error of GELU in units of 2**-24, relative to its argument."""
 EXP_ULPS = 16.0
 """Relative error of SOFTMAX's exponentials in units of 2**-24, for arguments that are exact."""
 
@@ -264,6 +270,45 @@ def _add(node: Node, graph: Graph, x: list[Computed]) -> F64:
     return np.where(total < _OVERFLOW, gamma(1, U32) * total + 3 * TINY32, np.inf)
 
 
+def product_error(magnitude: F64) -> F64:
+    """Of a product whose exact value is at most so large; a subnormal operand may be read as zero."""
+    return np.where(magnitude < _OVERFLOW, gamma(1, U32) * magnitude + 3 * TINY32, np.inf)
+
+
+def _mul(node: Node, graph: Graph, x: list[Computed]) -> F64:
+    del node, graph
+    a, b = (v.magnitude for v in x)
+    # an operand that is flushed moves the product by the other operand
+    return product_error(a * b) + (a + b) * TINY32
+
+
+def _bent(node: Node, graph: Graph, x: list[Computed]) -> F64:
+    """LEAKY_RELU and PRELU: nothing is rounded above zero, one product below."""
+    sem = SEMANTICS[node.op]
+    alpha = sem.alpha(node, graph) if isinstance(sem, Prelu) else np.array([abs(node.attrs.alpha)])  # type: ignore[attr-defined]
+    size = np.abs(alpha) * np.maximum(-x[0].lo, 0.0)
+    return np.where(size < _OVERFLOW, gamma(1, U32) * size + (2.0 + np.abs(alpha)) * TINY32, np.inf)
+
+
+def _elu(node: Node, graph: Graph, x: list[Computed]) -> F64:
+    del node, graph
+    return np.minimum(1.0, np.maximum(-x[0].lo, 0.0)) * (ELU_ULPS * U32) + TINY32
+
+
+def _gelu(node: Node, graph: Graph, x: list[Computed]) -> F64:
+    """Relative to the argument: ``x`` times a number in [0, 1] known up to some units."""
+    del node, graph
+    return np.where(x[0].magnitude < _OVERFLOW, x[0].magnitude * (GELU_ULPS * U32) + 3 * TINY32, np.inf)
+
+
+def _hard_swish(node: Node, graph: Graph, x: list[Computed]) -> F64:
+    """``x clip(x + 3, 0, 6) / 6``: a sum below 6 that counts, two products, a rounded 1/6; relative to x."""
+    del node, graph
+    return np.where(
+        x[0].magnitude < 2.0**100, gamma(8, U32) * x[0].magnitude + 8 * (1 + x[0].magnitude) * TINY32, np.inf
+    )
+
+
 def _copy(node: Node, graph: Graph, x: list[Computed]) -> F64:
     del node, graph, x
     return np.zeros(())
@@ -319,22 +364,35 @@ def _scaled_input(node: Node, graph: Graph, x: list[Computed]) -> F64:
 
 _RULES = MappingProxyType[str, Rule](
     {
+        "ABS": _flush,
         "ADD": _add,
         "AVERAGE_POOL_2D": _average_pool,
         "CONV_2D": _conv,
         "DEPTHWISE_CONV_2D": _depthwise,
         "DEQUANTIZE": _dequantize,
+        "ELU": _elu,
         "FULLY_CONNECTED": _fully_connected,
+        "GELU": _gelu,
+        "HARD_SWISH": _hard_swish,
+        "LEAKY_RELU": _bent,
         "LOGISTIC": _logistic,
+        "MAXIMUM": _flush,
         "MAX_POOL_2D": _flush,
         "MEAN": _mean,
+        "MINIMUM": _flush,
+        "MUL": _mul,
         "PAD": _copy,
+        "PRELU": _bent,
         "QUANTIZE": _quantize,
+        "REDUCE_MAX": _flush,
+        "REDUCE_MIN": _flush,
         "RELU": _flush,
         "RELU6": _flush,
         "RESHAPE": _copy,
         "SOFTMAX": _softmax,
+        "SUB": _add,
         "TANH": _tanh,
+        **dict.fromkeys((cls.name for cls in MOVES), _copy),
     }
 )
 

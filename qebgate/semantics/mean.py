@@ -34,10 +34,12 @@ class Mean(Semantics):
     def axes(self, node: Node, graph: Graph) -> tuple[int, ...]:
         """Reduced axes of the tensor, ascending, each once; UnsupportedError where they are not constant."""
         x, a = graph.tensors[node.inputs[0]], graph.tensors[node.inputs[1]]
-        require(a.const is not None and a.dtype is DType.INT32, "the axes of MEAN are not constant", node, graph)
+        require(a.const is not None and a.dtype is DType.INT32, f"the axes of {node.op} are not constant", node, graph)
         assert a.const is not None
         rank, given = len(x.shape), [int(v) for v in a.const.reshape(-1)]
-        require(all(-rank <= v < rank for v in given), "MEAN over an axis that does not exist", node, graph, given)
+        require(
+            all(-rank <= v < rank for v in given), f"{node.op} over an axis that does not exist", node, graph, given
+        )
         return tuple(sorted({v % rank for v in given}))
 
     def count(self, node: Node, graph: Graph) -> int:
@@ -45,12 +47,13 @@ class Mean(Semantics):
         x = graph.tensors[node.inputs[0]]
         return math.prod(x.shape[a] for a in self.axes(node, graph))
 
-    def check(self, node: Node, graph: Graph) -> None:
+    def check_reduced(self, node: Node, graph: Graph) -> None:
+        """Constant axes, and the output's shape and type: what all reductions require."""
         require(len(node.inputs) == 2, "unexpected number of inputs", node, graph, len(node.inputs))
         assert isinstance(node.attrs, MeanAttrs)
         x, y = graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]]
         axes = self.axes(node, graph)
-        require(len(axes) >= 1, "MEAN over no axis is not supported", node, graph)
+        require(len(axes) >= 1, f"{node.op} over no axis is not supported", node, graph)
         kept = node.attrs.keep_dims
         expected = tuple(1 if k in axes else n for k, n in enumerate(x.shape) if kept or k not in axes)
         require(
@@ -61,6 +64,10 @@ class Mean(Semantics):
             f"{y.shape}, expected {expected}",
         )
         require(x.dtype is y.dtype, "input and output have different types", node, graph, y.dtype.value)
+
+    def check(self, node: Node, graph: Graph) -> None:
+        self.check_reduced(node, graph)
+        x, y = graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]]
         if x.dtype.is_code:
             require(x.dtype is INT8, "MEAN runs on int8 only", node, graph, x.dtype.value)
             require(not x.q.per_channel and not y.q.per_channel, "activations have per-channel scales", node, graph)

@@ -10,34 +10,52 @@ from qebgate.semantics.base import Semantics
 from qebgate.semantics.conv_2d import Conv2D
 from qebgate.semantics.depthwise_conv_2d import DepthwiseConv2D
 from qebgate.semantics.dequantize import Dequantize
+from qebgate.semantics.extremes import Maximum, Minimum, ReduceMax, ReduceMin
 from qebgate.semantics.fixed_point import FixedPointDense, FixedPointInput
 from qebgate.semantics.fully_connected import FullyConnected
 from qebgate.semantics.max_pool_2d import MaxPool2D
 from qebgate.semantics.mean import Mean
+from qebgate.semantics.moves import MOVES
+from qebgate.semantics.mul import Mul
 from qebgate.semantics.pad import Pad
 from qebgate.semantics.quantize import Quantize
 from qebgate.semantics.relu import Relu, Relu6
 from qebgate.semantics.reshape import Reshape
 from qebgate.semantics.sigmoid import Logistic, Tanh
 from qebgate.semantics.softmax import Softmax
+from qebgate.semantics.sub import Sub
+from qebgate.semantics.tables import Abs, Elu, Gelu, HardSwish, LeakyRelu, Prelu
 
 _ALL: tuple[type[Semantics], ...] = (
+    Abs,
     Add,
     AveragePool2D,
     Conv2D,
     DepthwiseConv2D,
     Dequantize,
+    Elu,
     FullyConnected,
+    Gelu,
+    HardSwish,
+    LeakyRelu,
     Logistic,
     MaxPool2D,
+    Maximum,
     Mean,
+    Minimum,
+    Mul,
     Pad,
+    Prelu,
     Quantize,
+    ReduceMax,
+    ReduceMin,
     Relu,
     Relu6,
     Reshape,
     Softmax,
+    Sub,
     Tanh,
+    *MOVES,
 )
 
 SEMANTICS = MappingProxyType({cls.name: cls() for cls in _ALL})

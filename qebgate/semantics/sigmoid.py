@@ -42,9 +42,14 @@ class Table(Semantics):
         return self.function(x)
 
     def run_int(self, node: Node, graph: Graph, inputs: Sequence[Array | None], runtime: Runtime) -> Array:
-        codes, x, y = inputs[0], graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]]
+        codes, x = inputs[0], graph.tensors[node.inputs[0]]
         assert codes is not None
-        return look_up(self.table(x, y, owner(node, graph, runtime)), codes, x)
+        return look_up(self.codes(node, graph, runtime), codes, x)
+
+    def codes(self, node: Node, graph: Graph, runtime: Runtime) -> Array:
+        """The runtime's table."""
+        x, y = graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]]
+        return self.table(x, y, owner(node, graph, runtime))
 
     @abstractmethod
     def single(self, x: F32, runtime: Runtime) -> F32:

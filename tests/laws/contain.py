@@ -17,11 +17,17 @@ from qebgate.engines.dra.analysis import Analysis, Settings
 from qebgate.engines.dra.program import program
 from qebgate.runtimes.profiles import DEPLOYED
 from qebgate.semantics.execute import run_float, run_int
+from qebgate.semantics.moves import Move
+from qebgate.semantics.registry import SEMANTICS
 from qebgate.task import Task
 from tests.semantics.cases import Rng
 from tests.semantics.compare import interpret
 
 LONG = np.longdouble
+ROUNDED_ONCE = frozenset(
+    {"ABS", "ADD", "LEAKY_RELU", "MAXIMUM", "MAX_POOL_2D", "MINIMUM", "MUL", "PAD", "PRELU", "REDUCE_MAX", "REDUCE_MIN"}
+) | {"RELU", "RELU6", "RESHAPE", "SUB"}
+"""At most one operation of float32, whose result is the nearest number."""
 OWN_ERROR = 2.0**-58
 
 
@@ -123,8 +129,6 @@ def check(task: Task, inputs: Inputs, settings: Settings, seen: Seen, float_mode
 
 def _rounded(graph, x: np.ndarray, keep) -> dict[int, np.ndarray]:
     """Another legal float32 evaluation: every operator exact, each result rounded to float32 away from 0."""
-    from qebgate.semantics.registry import SEMANTICS
-
     live: dict[int, np.ndarray] = {graph.inputs[0]: x.astype(np.float32)}
     for node in graph.nodes:
         args = [
@@ -133,7 +137,7 @@ def _rounded(graph, x: np.ndarray, keep) -> dict[int, np.ndarray]:
         y = SEMANTICS[node.op].run_float(node, graph, args)
         r = y.astype(np.float32)
         away = np.nextafter(r, np.where(y > 0, np.float32(np.inf), np.float32(-np.inf)))
-        moves = node.op in ("RELU", "RELU6", "MAX_POOL_2D", "PAD", "RESHAPE", "ADD") or r.dtype != np.float32
+        moves = node.op in ROUNDED_ONCE or isinstance(SEMANTICS[node.op], Move) or r.dtype != np.float32
         inexact = np.abs(r.astype(np.float64)) < np.abs(y)
         live[node.outputs[0]] = r if moves else np.where(inexact, away, r)
     return {i: live[i] for i in (*graph.outputs, *keep) if i in live}

@@ -20,7 +20,7 @@ from qebgate.engines.dra import backward, dual, forward
 from qebgate.engines.dra import program as program_module
 from qebgate.engines.dra.analysis import Settings
 from qebgate.errors import InternalError
-from qebgate.ops import add, averages, fully_connected, linear, max_pool_2d, movement, squashing
+from qebgate.ops import averages, curves, fully_connected, linear, max_pool_2d, movement, products, squashing, sums
 from qebgate.ops import base as ops_base
 from qebgate.regions.cell import InputCodec
 from qebgate.runtimes.profiles import DEPLOYED, Runtime
@@ -97,7 +97,7 @@ def _no_rounding(m: Patch) -> None:
         n = graph.tensors[node.outputs[0]].size
         return np.zeros(n), np.zeros(n)
 
-    for module in (linear, add, averages, movement, squashing):
+    for module in (linear, sums, averages, movement, squashing, curves, products):
         m.setattr(module, "rounding_of", none)
 
 
@@ -238,8 +238,8 @@ def _limits_of_the_delegate(m: Patch) -> None:
 
 
 def _half_the_slope(m: Patch) -> None:
-    real = squashing.Curve.steepest
-    m.setattr(squashing.Curve, "steepest", lambda self, x: 0.4 * real(self, x))
+    real = curves.Shape.steep
+    m.setattr(curves.Shape, "steep", lambda self, x: Interval(0.4 * real(self, x).lo, 0.4 * real(self, x).hi))
 
 
 def _branch_forgotten(m: Patch) -> None:

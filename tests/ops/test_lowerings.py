@@ -8,8 +8,9 @@ import pytest
 from qebgate.domains.gap import Gap, Interval
 from qebgate.engines.dra.analysis import Settings
 from qebgate.errors import AlignmentError, UnsupportedError
+from qebgate.ops.curves import LOGISTIC, TANH, _moved
 from qebgate.ops.registry import lower
-from qebgate.ops.squashing import LOGISTIC, TANH, _moved, _softmax, _softmax_gap
+from qebgate.ops.squashing import _softmax, _softmax_gap
 from qebgate.runtimes.profiles import DEPLOYED, Runtime
 from tests.laws.contain import Seen, check, samples
 from tests.laws.pairs import Twins, codec_of, grid_cell, load, task_of

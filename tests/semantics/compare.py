@@ -53,9 +53,11 @@ class Comparison:
     worst: float
 
 
-def compare(case: Case, runtime: Runtime) -> Comparison:
+def compare(case: Case, runtime: Runtime, *, ours_only: bool = False) -> Comparison:
     """Run a case both ways."""
     graph = load(case.model)
+    if ours_only:
+        run_int(graph, case.x, runtime)
     theirs, delegated = interpret(case.model, case.x, runtime)
     ours = run_int(graph, case.x, runtime)[graph.outputs[0]]
     expected = owner(graph.nodes[0], graph, runtime) is Runtime.XNNPACK

@@ -58,6 +58,8 @@ OPTIONS_TYPE = MappingProxyType(
         "SUM": 27,
         "REDUCE_MAX": 27,
         "REDUCE_MIN": 27,
+        "MAXIMUM": 39,
+        "MINIMUM": 39,
         "REDUCE_PROD": 27,
         "LEAKY_RELU": 75,
         "GELU": 116,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qebgate.adapters.files import read_file
+from qebgate.adapters.tflite.constants import folded
 from qebgate.adapters.tflite.flatbuffer import FlatBuffer, Table, TableOptions
 from qebgate.adapters.tflite.opcodes import CUSTOM, OPTIONS_TYPE, operator_name
 from qebgate.adapters.tflite.schemes import SCHEME, find_schemes
@@ -56,6 +57,8 @@ class _Code:
     @property
     def problem(self) -> str | None:
         """Why operators of this code cannot be analysed."""
+        if self.op == "SHAPE":  # folded, or refused where its value is used otherwise
+            return None
         if self.op not in SEMANTICS:
             return f"{self.name} is not supported"
         newest = SEMANTICS[self.op].max_version
@@ -101,9 +104,10 @@ def _read_model(fb: FlatBuffer, model: Table, source: Source) -> Graph:
     schemes, mixed = find_schemes(nodes, tensors)
     problems = schemes + problems
     _check_ends(fb, tensors, inputs, outputs, problems)
+    tensors, nodes = folded(tensors, nodes, unfit | mixed)
     result = Graph(tensors, nodes, inputs, outputs, source)
-    for k, node in enumerate(nodes):
-        if k not in unfit and k not in mixed:
+    for node in nodes:
+        if node.index not in unfit and node.index not in mixed:
             _check_node(fb, node, result, problems)
     if problems:
         raise _summary(problems, fb.label)
@@ -147,7 +151,8 @@ def _read_operators(
             unfit.add(k)
         else:
             try:
-                attrs = SEMANTICS[code.op].parse(_options(fb, t, code.op, k))
+                if code.op in SEMANTICS:
+                    attrs = SEMANTICS[code.op].parse(_options(fb, t, code.op, k))
             except UnsupportedError as e:
                 problems.append(located(e, f"operator #{k} {code.op}"))
                 unfit.add(k)
@@ -167,6 +172,8 @@ def _operators(positions: list[int]) -> str:
 def _check_node(fb: FlatBuffer, node: Node, graph: Graph, problems: list[ModelError]) -> None:
     try:
         _check_live(node, graph.tensors)
+        if node.op not in SEMANTICS:
+            raise UnsupportedError("QEB430", f"{node.op} is supported in arithmetic on shapes only")
         SEMANTICS[node.op].check(node, graph)
     except ModelError as e:
         problems.append(located(e, f"{fb.label}: {node.origin}"))

@@ -19,6 +19,7 @@ from qebgate.engines.dra.forward import (
     PreActivation,
     activate,
     affine_intervals,
+    banded_layer,
     bare,
     constant_layer,
     max_pool,
@@ -273,7 +274,12 @@ class Analysis:
     def _opaque(self, layer: Opaque, inputs: Sequence[Gap]) -> None:
         out = layer.transform(inputs)
         self.states[layer.output] = out
-        self.backward.push(constant_layer(layer, out))
+        if layer.lines is None:
+            self.backward.push(constant_layer(layer, out))
+        else:
+            band = layer.lines(inputs, out)
+            self.backward.push(banded_layer(layer, band, inputs, out))
+            self._below += 2.0 * sum(m.macs for m in band.maps)
 
     def _deep(self, layer: Affine) -> bool:
         """Whether back-substitution can be better than intervals: not for the layer on the input itself."""

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from qebgate.domains.gap import I64, Gap, Interval, tighten
-from qebgate.domains.layers import Affine, CodeGrid, MaxPool, Opaque
-from qebgate.domains.linear_map import LinearMap, Scale, gather
+from qebgate.domains.layers import Affine, Band, CodeGrid, MaxPool, Opaque
+from qebgate.domains.linear_map import LinearMap, Scale, Sparse, gather
 from qebgate.domains.lines import Activation, GapLine, Line, Neurons, above
 from qebgate.engines.dra.backward import Resolved
 from qebgate.engines.dra.relaxation import ALL, Relaxation
@@ -55,13 +56,17 @@ def affine_intervals(layer: Affine, inputs: Sequence[Gap], parts: Relaxation = A
         z, d = z.widened(noise, noise), d.widened(noise, noise)
     if parts.tighten:
         z, q, d = tighten(z, q, d)
-    return PreActivation(z, q, d, noise, layer.below, layer.above, (z_size, q_size, d_size), parts)
+    below, above = layer.below, layer.above
+    if layer.quantized_noise is not None:  # a rounding of the result, as that to codes is
+        error = _finite(layer, layer.quantized_noise([g.quantized for g in inputs]))
+        below, above = below + error, above + error
+    return PreActivation(z, q, d, noise, below, above, (z_size, q_size, d_size), parts)
 
 
 def _finite(layer: Affine, noise: F64) -> F64:
     """UnsupportedError where the float32 evaluation of a layer has no error bound."""
     if not np.isfinite(noise).all():
-        raise UnsupportedError("QEB435", "the float reference may overflow float32: no bound holds", where=layer.label)
+        raise UnsupportedError("QEB435", "a float32 computation may overflow: no bound holds", where=layer.label)
     return noise
 
 
@@ -109,6 +114,11 @@ def codes_of(
         if all(c is not None for c in known):
             k_lo = np.maximum(k_lo, layer.codes_of_inputs([c[0] for c in known if c is not None]))
             k_hi = np.minimum(k_hi, layer.codes_of_inputs([c[1] for c in known if c is not None]))
+    if kernel and layer.codes_between is not None:
+        boxes = [g.codes for g in inputs if g.codes is not None]
+        if len(boxes) == len(inputs):
+            least, most = layer.codes_between(boxes)
+            k_lo, k_hi = np.maximum(k_lo, least), np.minimum(k_hi, most)
     if layer.fixed_codes is not None:
         k_lo = np.maximum(k_lo, layer.fixed_codes[0])
         k_hi = np.minimum(k_hi, layer.fixed_codes[1])
@@ -214,6 +224,26 @@ def _line_size(over: Line, under: Line, x: F64) -> F64:
 
 def _gap_size(line: GapLine, z: F64, q: F64, d: F64) -> F64:
     return np.abs(line.d) * d + np.abs(line.z) * z + np.abs(line.q) * q + np.abs(line.intercept)
+
+
+def banded_layer(layer: Opaque, band: Band, inputs: Sequence[Gap], out: Gap) -> Resolved:
+    """A layer whose outputs are a linear function of its inputs and a rest."""
+    m = out.size
+    zero, one = np.zeros(m), np.ones(m)
+    nothing = tuple(Sparse(sp.csr_matrix((x.m, x.n))) for x in band.maps)
+    size = lambda of: np.sum(  # noqa: E731
+        [x.absolute.forward(of(g).magnitude[None])[0] for x, g in zip(band.maps, inputs, strict=True)], axis=0
+    )
+    z, q, d = size(lambda g: g.float), size(lambda g: g.quantized), size(lambda g: g.delta)
+    line = lambda c: Line(one, c)  # noqa: E731
+    gap = lambda c: GapLine(one, zero, zero, c)  # noqa: E731
+    return Resolved(
+        layer.inputs, layer.output, band.maps, band.maps, nothing, zero, zero, zero,
+        (line(band.float.hi), line(band.quantized.hi), gap(band.delta.hi)),
+        (line(band.float.lo), line(band.quantized.lo), gap(band.delta.lo)),
+        None, z, q, d, z + band.float.magnitude, q + band.quantized.magnitude, d + band.delta.magnitude,
+        16 + sum(x.terms for x in band.maps), tuple(x.n for x in band.maps),
+    )  # fmt: skip
 
 
 def constant_layer(layer: Opaque, out: Gap) -> Resolved:
