@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
@@ -26,6 +24,7 @@ from qebgate.policy import PolicyFile, parse_policy
 from qebgate.regions.line import Line
 from qebgate.report.json import RESULT_SCHEMA, to_json
 from qebgate.result import Report, RuntimeInfo, TaskResult, WitnessResult
+from tests.support.interrupt import interrupted
 
 jsonschema = pytest.importorskip("jsonschema")
 
@@ -412,17 +411,8 @@ def test_ctrl_c_then_the_same_command_again(tmp_path: Path, models: Path, root: 
     (tmp_path / "qebgate.yaml").write_text(POLICY.format(f=f, q=q))
     np.save(tmp_path / "x.npy", np.random.default_rng(0).uniform(-0.5, 0.5, (2000, 2)).astype(np.float32))
     env = {**os.environ, "PYTHONPATH": str(root), "QEBGATE_CACHE_DIR": str(tmp_path / "cache")}
-    words = [sys.executable, "-m", "qebgate", "check"]
-    with subprocess.Popen(
-        words, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as p:
-        deadline = time.monotonic() + 60
-        while len(entries(tmp_path)) < 5 and p.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert p.poll() is None, "the run ended before it could be interrupted"
-        os.killpg(p.pid, signal.SIGINT)
-        out, err = p.communicate(timeout=60)
-    assert p.returncode == 130, err
+    code, out, err = interrupted(tmp_path, env, "check", tasks=5)
+    assert code == 130, err
     assert "INTERRUPTED" in out and "Traceback" not in err
     stored = len(entries(tmp_path))
     assert 5 <= stored < 2000

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from qebgate.report.json import RESULT_SCHEMA, to_json
 from qebgate.result import Report, TaskResult
 from qebgate.runtimes.profiles import Runtime
 from qebgate.runtimes.replay import Replayer
+from tests.support.interrupt import interrupted
 
 RUNTIMES = ["litert-reference", "litert-builtin", "litert-xnnpack"]
 
@@ -419,31 +418,6 @@ def test_a_check_imports_no_tensorflow(folder: Path) -> None:
 def test_ctrl_c(folder: Path, pair: dict[str, Any], jobs: str) -> None:
     """An interrupted process group ends with 130, says what it knows, and leaves nothing running."""
     rows(folder, pair, 20000)
-    command = [sys.executable, "-m", "qebgate", "check", "--check", "good", "--jobs", jobs]
-    with subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as p:
-        time.sleep(8)
-        assert p.poll() is None, "the run ended before it could be interrupted"
-        os.killpg(p.pid, signal.SIGINT)
-        try:
-            out, err = p.communicate(timeout=60)
-        except subprocess.TimeoutExpired:
-            os.killpg(p.pid, signal.SIGKILL)
-            raise
-    assert p.returncode == 130, err
+    code, out, err = interrupted(folder, environment(), "check", "--check", "good", "--jobs", jobs)
+    assert code == 130, err
     assert "INTERRUPTED" in out and "Traceback" not in err and "PASS:" not in out
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(p.pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.1)
-    pytest.fail("processes were left behind")

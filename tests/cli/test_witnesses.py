@@ -6,10 +6,8 @@ import json
 import os
 import pickle
 import shutil
-import signal
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +21,7 @@ from qebgate.cli import run
 from qebgate.errors import ExitCode
 from qebgate.runtimes.profiles import DEPLOYED, Runtime
 from qebgate.runtimes.replay import Replayer
+from tests.support.interrupt import interrupted
 
 Shell = Callable[..., tuple[int, str, str]]
 
@@ -364,22 +363,11 @@ def test_an_interrupted_search_says_what_it_knows(jobs: str, tmp_path: Path, roo
     (tmp_path / "qebgate.yaml").write_text(f"""version: 1
 models: {{m: {{float: net.npz, quantized: {{fixed_point: {{{how}, input: {{bits: 8, signed: false, int_bits: 0}}}}}}}}}}
 regions: {{r: {{kind: ball, data: x.npy, values: codes, radius: 3, unit: lsb, domain: grid}}}}
-checks: [{{id: c, model: m, region: r, property: {{kind: max_abs, limit: 1000}}}}]
+checks: [{{id: c, model: m, region: r, property: {{kind: max_abs, limit: 1000}}, effort: quick}}]
 """)
     env = {**os.environ, "PYTHONPATH": str(root), "OPENBLAS_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "qebgate", "falsify", "--jobs", jobs]
-    with subprocess.Popen(
-        words, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as p:
-        time.sleep(30)
-        assert p.poll() is None, "the run ended before it could be interrupted"
-        os.killpg(p.pid, signal.SIGINT)
-        try:
-            out, err = p.communicate(timeout=60)
-        except subprocess.TimeoutExpired:
-            os.killpg(p.pid, signal.SIGKILL)
-            raise
-    assert p.returncode == 130, err
+    code, out, err = interrupted(tmp_path, env, "falsify", "--jobs", jobs)
+    assert code == 130, err
     assert "INTERRUPTED" in out and "no counterexample in" in out and "Traceback" not in err
     done = written(tmp_path)
     assert done and out.count("input written to") == min(10, len(done))
