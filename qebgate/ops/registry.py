@@ -12,7 +12,6 @@ from qebgate.ops.base import Context, Lowering
 from qebgate.ops.conv_2d import Conv2DLowering
 from qebgate.ops.curves import CurveLowering
 from qebgate.ops.depthwise_conv_2d import DepthwiseConv2DLowering
-from qebgate.ops.floating import lowered
 from qebgate.ops.extremes import ReduceLowering, SelectLowering
 from qebgate.ops.fixed_point import FixedPointDenseLowering, FixedPointInputLowering
 from qebgate.ops.fully_connected import FullyConnectedLowering
@@ -87,4 +86,4 @@ def _lowered(pair: Pair, runtime: Runtime, *, float32: bool) -> tuple[Layer, ...
         raise UnsupportedError(
             "QEB435", f"no bounds are implemented for {', '.join(missing)}", where=pair.quantized.source.label
         )
-    return tuple(layer for s in pair.steps for layer in lowered(s, ctx, ALL_LOWERINGS[s.op].lower))
+    return tuple(layer for s in pair.steps for layer in ALL_LOWERINGS[s.op].lower(s, ctx))
