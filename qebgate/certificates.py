@@ -77,6 +77,8 @@ def _result(check: CheckResult, job: Job) -> TaskResult | None:
 
 def _save(source: PolicyFile, planned: PlannedCheck, job: Job, result: TaskResult, folder: Path) -> str | None:
     """Why no bundle was written; None where one was."""
+    if job.prop.kind not in ("max_abs", "max_lsb"):
+        return f"the checker does not know {job.prop.kind}"
     semantics = cast("FloatSemantics", job.float_semantics)
     if len(job.runtime.members) > 1:
         return f"{job.runtime.value} is several runtimes: evidence is written for each of them when they are listed"

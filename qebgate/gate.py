@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import datetime as dt
 import multiprocessing
 import signal
 import threading
@@ -18,15 +19,18 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, cast
 import numpy as np
 
 from qebgate._version import __version__
+from qebgate.agreement import on_data
+from qebgate.baseline import Baseline, compared, path_of, read_baseline
 from qebgate.cache import Cache
 from qebgate.errors import DataError, ModelError, PolicyError, QebgateError, WorkerError
-from qebgate.evidence import Floor, silent
+from qebgate.evidence import Floor, Sampled, silent
 from qebgate.plan import Job, Plan, PlannedCheck, make_plan
 from qebgate.policy import PolicyFile
 from qebgate.result import CheckError, CheckResult, Question, Report, Statistics, TaskResult, WitnessResult
 from qebgate.semantics.execute import run_float
 from qebgate.task import FloatSemantics, Task, witnessed
 from qebgate.verdict import NothingCheckedError, TaskVerdict, check_verdict, judge
+from qebgate.waivers import expired, waiver_of, with_waivers
 
 if TYPE_CHECKING:
     from qebgate.engines.concrete import Session
@@ -77,6 +81,10 @@ class Options:
     command: tuple[str, ...] = ("qebgate", "check")
     observer: Observer = field(default_factory=Silent)
     search: bool = False
+    today: dt.date | None = None
+    """What day it is, for waivers (today in UTC where None)."""
+    ratchet: bool = True
+    """Whether bounds are compared with the baseline."""
     cache: Cache | None = None
 
 
@@ -92,13 +100,16 @@ def check(source: PolicyFile, options: Options | None = None) -> Report:
         raise PolicyError("QEB219", "the number of jobs must be positive", found=str(options.jobs))
     start = time.monotonic()
     deadline = start + source.policy.guard.total_seconds
+    today = options.today or dt.datetime.now(dt.timezone.utc).date()
+    ratchet = source.policy.baseline if options.ratchet and not options.search else None
+    baseline = None if ratchet is None else read_baseline(path_of(source))
     done: dict[int, TaskResult] = {}
     errors: list[CheckError] = []
     interrupted = False
     plan = Plan((), ())
     try:
         plan = make_plan(source, options.only)
-        plan = _searching(plan) if options.search else plan
+        plan = _searching(plan) if options.search else _waived(plan, source, today)
         errors += plan.errors
         options.observer.planned(plan)
         jobs = [j for c in plan.checks for j in c.jobs]
@@ -119,7 +130,12 @@ def check(source: PolicyFile, options: Options | None = None) -> Report:
         number += len(planned.jobs)
         results = [done[n] for n in numbers if n in done]
         if planned.spec.id not in failed and (results or not interrupted):
-            checks.append(_check_result(source, planned, results))
+            result = with_waivers(_check_result(source, planned, results), source.policy.waivers, today)
+            if ratchet is not None and baseline is not None:
+                result = compared(result, planned, baseline, ratchet.percent)
+            checks.append(result)
+    if source.policy.evidence.inputs == "omit":
+        checks = [replace(c, tasks=tuple(_without_input(t) for t in c.tasks)) for c in checks]
     if options.cache is not None and not errors:
         options.cache.remember(None if source.path is None else str(source.path), tuple(checks))
     return Report(
@@ -131,8 +147,38 @@ def check(source: PolicyFile, options: Options | None = None) -> Report:
         command=options.command,
         seconds=time.monotonic() - start,
         interrupted=interrupted,
+        notes=_notes(source, baseline, checks),
         places=source.places(),
     )
+
+
+def _notes(source: PolicyFile, baseline: Baseline | None, checks: Sequence[CheckResult]) -> tuple[str, ...]:
+    """What to do next about the baseline and about waivers."""
+    notes: list[str] = []
+    if baseline is not None and not baseline.exists and any(c.proven is not None for c in checks):
+        notes.append("there is no baseline yet: `qebgate baseline update` records these bounds, so that none may rise")
+    for c in checks:
+        if c.waiver is not None and c.waiver.state in ("unused", "other_model"):
+            why = "is not needed" if c.waiver.state == "unused" else "is about another model"
+            notes.append(f"the waiver of {c.id} {why}: remove it")
+    return tuple(notes)
+
+
+def _waived(plan: Plan, source: PolicyFile, today: dt.date) -> Plan:
+    """The same plan with the limits of waivers that hold."""
+    checks: list[PlannedCheck] = []
+    for c in plan.checks:
+        w = waiver_of(source.policy.waivers, c.spec.id, c.pair.quantized.source.sha256)
+        limit = None if w is None or expired(w, today) else w.limit
+        checks.append(c if limit is None else replace(c, jobs=tuple(replace(j, waived=limit) for j in c.jobs)))
+    return replace(plan, checks=tuple(checks))
+
+
+def _without_input(t: TaskResult) -> TaskResult:
+    if t.witness is None:
+        return t
+    empty = np.zeros(0, np.float32)
+    return replace(t, witness=replace(t.witness, x=empty, codes=None, raw=None, omitted=True))
 
 
 def _searching(plan: Plan) -> Plan:
@@ -175,6 +221,7 @@ def _check_result(source: PolicyFile, planned: PlannedCheck, results: Sequence[T
         assumptions=planned.assumptions,
         complete=complete,
         question=_question(source, planned),
+        data=on_data(planned),
     )
 
 
@@ -377,7 +424,17 @@ def run_job(
         return blank
     task = _task(job, outputs)
     evidence = portfolio.run(task, replace(job.budget, seconds=left), job.engines, working or silent, session)
-    v = judge(job.prop, job.require, evidence, None if job.sampling is None else job.sampling.max_failure_rate)
+    rate = None if job.sampling is None else job.sampling.max_failure_rate
+    v = judge(job.prop, job.require, evidence, rate)
+    waived = False
+    if job.waived is not None and v.verdict != "pass":
+        wider = replace(job.prop, limit=job.waived)
+        left = min(job.budget.seconds, deadline - time.monotonic())
+        again = portfolio.run(
+            replace(task, prop=wider), replace(job.budget, seconds=max(left, 0.0)), job.engines, working or silent, session
+        )
+        second = judge(wider, job.require, [*(e for e in evidence if not isinstance(e, Sampled)), *again], rate)
+        v, waived = (second, True) if second.verdict == "pass" else (v, False)
     return replace(
         blank,
         verdict=v.verdict,
@@ -391,6 +448,7 @@ def run_job(
         seconds=time.monotonic() - start,
         witness=_witness(job, v) if v.verdict == "fail" or job.keep else None,
         statistics=_statistics(job, v),
+        waived=waived,
         noise_floor=next(((e.worst, e.span) for e in evidence if isinstance(e, Floor)), None),
     )
 

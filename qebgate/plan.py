@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -79,6 +81,8 @@ class Job:
     blocked: bool
     keep: bool = False
     sampling: Sampling | None = None
+    waived: float | None = None
+    """The limit of a waiver, tried where the check's own is not met."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,6 +94,13 @@ class PlannedCheck:
     pair: Pair
     jobs: tuple[Job, ...]
     assumptions: tuple[str, ...]
+    rows: tuple[Cell, ...] = ()
+    """Of a region made from data rows."""
+    labels: Array | None = None
+    """The true class of each row."""
+    region_key: str = ""
+    question_key: str = ""
+    """Digests of the region in real units, and of what is asked about it: bounds of the same two can be compared."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -177,6 +188,8 @@ class _Planner:
             for name in model.runtimes
         ]
         sampling = self._sampling(spec, region, instances, at)
+        if spec.level == "statistical":
+            engines = ("statistical",)
         cells = instances[:1] if spec.level == "statistical" else instances
         blocked = region.out_of_range == "fail" and any(i.excess > 0 for i in instances)
         jobs = tuple(
@@ -194,7 +207,14 @@ class _Planner:
         if model.fixed_point is None and pair.float.source.format != "tflite" and model.float_semantics == "float32":
             about = "no runtime evaluates the float reference's file here: what is witnessed holds for every float32 "
             words = (*words, about + "evaluation of it")
-        return PlannedCheck(spec, model, pair, jobs, words)
+        cells = tuple(i.cell for i in instances) if isinstance(region, PointsSpec | BallSpec | SegmentSpec) else ()
+        prop_key = spec.property.model_dump(mode="json")
+        prop_key.pop("limit", None)
+        prop_key.pop("margin", None)
+        question = [prop_key, model.float_semantics, model.input_quantization, spec.level, region.out_of_range]
+        region_key = self._region_key(region, codec, pair, preprocess)
+        labels = self._labels(region)
+        return PlannedCheck(spec, model, pair, jobs, words, cells, labels, region_key, _digest(question))
 
     def _graph(self, path: Path, *, quantized: bool = False) -> Graph:
         key = path, quantized
@@ -368,12 +388,54 @@ class _Planner:
             spec = Region("points", domain=region.domain, values=region.values, clip=clip)
         return expand(spec, codec, shape, rows[chosen], indices, preprocess), note
 
+    def _labels(self, region: RegionSpec) -> Array | None:
+        """The true classes of the region's rows."""
+        if not isinstance(region, PointsSpec | BallSpec | SegmentSpec) or region.labels is None:
+            return None
+        path = self.source.resolve(region.data)
+        y, n = self._array(path, region.labels), len(self._array(path, region.array))
+        if y.size != n or not np.issubdtype(y.dtype, np.integer):
+            raise DataError(
+                "QEB493",
+                "`labels` needs one whole number for each row of the data",
+                where=f"{printable(path)}: array {printable(region.labels)}",
+                found=f"shape {y.shape}, dtype {y.dtype}; {n} rows",
+            )
+        return y.ravel()[_choose(region, n)]
+
+    def _region_key(self, region: RegionSpec, codec: InputCodec, pair: Pair, pre: Preprocess) -> str:
+        """A digest of the region in real units, whatever the quantized input can represent of it."""
+        about: list[object] = [region.kind, region.domain, region.clip, pre.scale, pre.mean, pre.std]
+        if isinstance(region, BoxSpec):
+            return _digest([*about, _tuple(region.lower), _tuple(region.upper)])
+        if isinstance(region, VnnlibSpec):
+            return _digest([*about, read_boxes(self.source.resolve(region.file), math.prod(pair.quantized.input.shape))])
+        path = self.source.resolve(region.data)
+        rows = self._array(path, region.array)
+        codes = region.values == "codes"
+        x = (codec.grid(rows) if codes else rows.astype(np.float32))[_choose(region, len(rows))]
+        unit = codec.scale if not isinstance(region, PointsSpec) and region.unit == "lsb" else 1.0
+        data = hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()
+        about += [codes, list(x.shape), data]
+        if isinstance(region, BallSpec):
+            about.append(region.radius * unit)
+        elif isinstance(region, SegmentSpec):
+            along = region.direction
+            if along != "ones":
+                along = hashlib.sha256(self._array(path, along).astype(np.float64).tobytes()).hexdigest()
+            about += [along, region.range[0] * unit, region.range[1] * unit]
+        return _digest(about)
+
     def _array(self, path: Path, name: str | None) -> Array:
         """An array of a data file, read once."""
         key = path, name
         if key not in self.rows:
             self.rows[key] = load_rows(path, name)
         return self.rows[key]
+
+
+def _digest(values: object) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _choose(region: PointsSpec | BallSpec | SegmentSpec, n: int) -> list[int]:

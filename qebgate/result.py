@@ -43,6 +43,8 @@ class WitnessResult:
     engine: str
     file: str | None = None
     reference: F64 | None = None
+    omitted: bool = False
+    """The policy keeps inputs out of reports: ``x`` is empty then, ``codes`` and ``raw`` are None."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,6 +85,8 @@ class TaskResult:
     """An estimate of what rounding alone may cost, and the span of the outputs; None where nobody asked."""
     statistics: Statistics | None = None
     """Of a sample; None where none was asked for, or a proof made it needless."""
+    waived: bool = False
+    """Whether it passes within the limit of a waiver only."""
     from_cache: bool = False
     """Whether an earlier run computed it, in ``seconds`` then."""
 
@@ -98,6 +102,37 @@ class Question:
     property: dict[str, Any]
     domain: Literal["real", "grid"]
     root: str
+
+
+@dataclass(frozen=True, slots=True)
+class WaiverResult:
+    """A waiver of the policy, and whether it made the difference; ``other_model``: its hash is another model's."""
+
+    limit: float
+    owner: str
+    reason: str
+    expires: str
+    state: Literal["used", "unused", "expired", "other_model"]
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineResult:
+    """A check's proven figure in the baseline, the most that it may be now, and in words how they compare."""
+
+    state: Literal["compared", "not_compared", "none"]
+    proven: float | None
+    allowed: float | None
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class DataFigures:
+    """On how many of ``rows`` data rows the models choose the same class, and each the right one (None: no labels)."""
+
+    rows: int
+    agree: int
+    float_right: int | None
+    quantized_right: int | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,6 +157,9 @@ class CheckResult:
     assumptions: tuple[str, ...]
     complete: bool = True
     """Whether every task of the check was run (False after an interruption)."""
+    waiver: WaiverResult | None = None
+    baseline: BaselineResult | None = None
+    data: DataFigures | None = None
     question: Question | None = None
 
 
@@ -148,6 +186,8 @@ class Report:
     command: tuple[str, ...]
     seconds: float
     interrupted: bool = False
+    notes: tuple[str, ...] = ()
+    """What a user may want to do next; no part of any verdict."""
     places: Mapping[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
 
     @property

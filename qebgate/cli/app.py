@@ -260,6 +260,37 @@ def data_pack(
     return run(sources, output, Packing(parse_size(size), mode, layout, dtype, parse_scale(scale), mean, std))
 
 
+_Policy = Annotated[Path | None, typer.Argument(help="Policy file [default: the nearest qebgate.yaml]")]
+_Checks = Annotated[list[str] | None, typer.Option("--check", metavar="ID", help="Only this check. Repeatable.")]
+_Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="models.NAME.KEY=VALUE", help="Override a model's path or runtime. Repeatable."),
+]
+_Root = Annotated[Path | None, typer.Option("--root", metavar="DIR", help="What the policy's paths are relative to.")]
+ratchet = typer.Typer(help="The ratchet: record proven bounds, and compare with them.", no_args_is_help=True)
+app.add_typer(ratchet, name="baseline")
+
+
+@ratchet.command()
+def update(
+    policy: _Policy = None, checks: _Checks = None, sets: _Sets = None, root: _Root = None, jobs: Jobs = 1
+) -> int:
+    """Run the gate and record what its passes have proven."""
+    from qebgate.cli import baseline, commands
+
+    return baseline.update(commands.CheckArgs(policy, checks or [], sets or [], root, [], jobs, False, Path()))
+
+
+@ratchet.command()
+def diff(
+    policy: _Policy = None, checks: _Checks = None, sets: _Sets = None, root: _Root = None, jobs: Jobs = 1
+) -> int:
+    """Run the gate and show each bound beside the baseline's."""
+    from qebgate.cli import baseline, commands
+
+    return baseline.diff(commands.CheckArgs(policy, checks or [], sets or [], root, [], jobs, False, Path()))
+
+
 @app.command()
 def inspect(
     models: Annotated[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import re
 from typing import Annotated, Any, Literal
 
@@ -124,7 +124,7 @@ def _date(text: str) -> str:
     try:
         if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text) is None:
             raise ValueError(text)
-        datetime.date.fromisoformat(text)
+        dt.date.fromisoformat(text)
     except ValueError:
         raise PydanticCustomError("QEB211", "a date is expected, such as 2027-01-31") from None
     return text
@@ -144,8 +144,8 @@ class WaiverSpec(Strict):
     expires: Annotated[str, AfterValidator(_date), Field(examples=["2027-01-31"])]
 
     @property
-    def last_day(self) -> datetime.date:
-        return datetime.date.fromisoformat(self.expires)
+    def last_day(self) -> dt.date:
+        return dt.date.fromisoformat(self.expires)
 
 
 class EvidenceSpec(Strict):

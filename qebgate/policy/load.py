@@ -393,11 +393,11 @@ def _waived(doc: Document, raw: dict[str, Any], checks: dict[str, int]) -> Itera
             if waiver["limit"] <= limit:
                 where = doc.where(("waivers", k, "limit"))
                 found = f"{waiver['limit']!r}; the check's own limit is {limit!r}"
-                yield PolicyError("QEB226", "a waiver allows nothing that its check does not", where, found)
+                yield PolicyError("QEB230", "a waiver allows nothing that its check does not", where, found)
         if isinstance(sha256, str) and (name, sha256) in given:
             first = doc.where(("waivers", given[name, sha256]))
             where = doc.where(("waivers", k))
             found = f"{printable(name)!r}, first at {first}"
-            yield PolicyError("QEB227", "two waivers are about the same check and model", where, found)
+            yield PolicyError("QEB231", "two waivers are about the same check and model", where, found)
         elif isinstance(sha256, str):
             given[name, sha256] = k

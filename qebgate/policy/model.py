@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import re
 from fractions import Fraction
 from typing import Annotated, Any, Literal
@@ -280,7 +281,7 @@ class CheckSpec(Strict):
     engines: Engines = "auto"
     on_unknown: OnUnknown | None = None
 
-    @property
+    @builtins.property
     def level(self) -> Level:
         """The name of what is required."""
         return "statistical" if isinstance(self.require, StatisticalRequire) else self.require

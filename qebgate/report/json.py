@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from typing import Any
 
 from qebgate.errors import printable
@@ -30,6 +31,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "interrupted": report.interrupted,
         "seconds": report.seconds,
         "reproduce": None if report.verdict == "pass" else reproduce(report, bad),
+        "notes": list(report.notes),
         "checks": [_check(c) for c in report.checks],
         "errors": [_error(e) for e in report.errors],
     }
@@ -58,6 +60,9 @@ def _check(c: CheckResult) -> dict[str, Any]:
         "model": {"name": c.model, "float_sha256": c.float_sha256, "quantized_sha256": c.quantized_sha256},
         "region": c.region,
         "complete": c.complete,
+        "waiver": None if c.waiver is None else asdict(c.waiver),
+        "baseline": None if c.baseline is None else asdict(c.baseline),
+        "data": None if c.data is None else asdict(c.data),
         "tasks": [_task(t) for t in c.tasks],
         "assumptions": list(c.assumptions),
     }
@@ -79,6 +84,8 @@ def _task(t: TaskResult) -> dict[str, Any]:
         "engine": t.engine,
         "seconds": t.seconds,
         "from_cache": t.from_cache,
+        "statistics": None if t.statistics is None else asdict(t.statistics),
+        "waived": t.waived,
         "noise_floor": None
         if t.noise_floor is None
         else {"floor": _number(t.noise_floor[0]), "span": _number(t.noise_floor[1])},
@@ -88,7 +95,7 @@ def _task(t: TaskResult) -> dict[str, Any]:
             "figure": _number(w.figure),
             "gap": _numbers(w.gap),
             "engine": w.engine,
-            "input": _numbers(w.x) if w.x.size <= 4096 else None,
+            "input": _numbers(w.x) if w.x.size <= 4096 and not w.omitted else None,
             "codes": None if w.codes is None or w.codes.size > 4096 else [int(q) for q in w.codes.ravel()],
             "file": w.file,
         },
@@ -116,6 +123,10 @@ def _object(**properties: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
+def _maybe(**properties: Any) -> dict[str, Any]:
+    return {"anyOf": [{"type": "null"}, _object(**properties)]}
+
+
 def _list(items: Any) -> dict[str, Any]:
     return {"type": "array", "items": items}
 
@@ -139,14 +150,15 @@ RESULT_SCHEMA: dict[str, Any] = {
         interrupted={"type": "boolean"},
         seconds=_NUMBER,
         reproduce=_nullable("string"),
+        notes=_list(_TEXT),
         checks=_list(
             _object(
                 id=_TEXT,
                 verdict=_VERDICT,
                 reason=_REASON,
                 limit=_NUMBER,
-                property=_enum("max_abs", "max_lsb"),
-                require=_enum("proof", "proof_or_solver", "tested"),
+                property=_enum("max_abs", "max_lsb", "max_rel", "same_top1", "max_l2"),
+                require=_enum("proof", "proof_or_solver", "proof_or_statistical", "tested", "statistical"),
                 on_unknown=_enum("fail", "warn"),
                 witnessed=_MAYBE_NUMBER,
                 proven=_MAYBE_NUMBER,
@@ -154,6 +166,25 @@ RESULT_SCHEMA: dict[str, Any] = {
                 model=_object(name=_TEXT, float_sha256=_TEXT, quantized_sha256=_TEXT),
                 region=_TEXT,
                 complete={"type": "boolean"},
+                waiver=_maybe(
+                    limit=_NUMBER,
+                    owner=_TEXT,
+                    reason=_TEXT,
+                    expires=_TEXT,
+                    state=_enum("used", "unused", "expired", "other_model"),
+                ),
+                baseline=_maybe(
+                    state=_enum("compared", "not_compared", "none"),
+                    proven=_MAYBE_NUMBER,
+                    allowed=_MAYBE_NUMBER,
+                    note=_TEXT,
+                ),
+                data=_maybe(
+                    rows=_INTEGER,
+                    agree=_INTEGER,
+                    float_right=_nullable("integer"),
+                    quantized_right=_nullable("integer"),
+                ),
                 tasks=_list(
                     _object(
                         index=_INTEGER,
@@ -169,6 +200,16 @@ RESULT_SCHEMA: dict[str, Any] = {
                         engine=_nullable("string"),
                         seconds=_NUMBER,
                         from_cache={"type": "boolean"},
+                        statistics=_maybe(
+                            n=_INTEGER,
+                            failures=_INTEGER,
+                            confidence=_NUMBER,
+                            max_failure_rate=_NUMBER,
+                            upper=_NUMBER,
+                            distribution=_enum("uniform", "rows"),
+                            seed=_INTEGER,
+                        ),
+                        waived={"type": "boolean"},
                         noise_floor={"anyOf": [{"type": "null"}, _object(floor=_MAYBE_NUMBER, span=_MAYBE_NUMBER)]},
                         witness={
                             "anyOf": [

@@ -30,6 +30,8 @@ def render_markdown(report: Report) -> str:
     ]
     blocks = [_error(e) for e in report.errors]
     blocks += [_check(c) for c in report.checks if c.verdict != "pass"]
+    blocks += [_beside(c) for c in report.checks if text.beside(c)]
+    blocks += [f"- note: {escape(n, 400)}" for n in report.notes]
     blocks += [_assumptions(c) for c in report.checks]
     tail: list[str] = []
     bad = text.bad_checks(report)
@@ -89,6 +91,11 @@ def _error(e: CheckError) -> str:
         if value:
             lines.append(f"- {label + ': ' if label else ''}{escape(value, 1000)}")
     return "\n".join([*lines, ""])
+
+
+def _beside(c: CheckResult) -> str:
+    items = "\n".join(f"- {escape(w, 1000)}" for w in text.beside(c))
+    return f"{escape(c.id)}:\n\n{items}\n"
 
 
 def _assumptions(c: CheckResult) -> str:

@@ -24,6 +24,14 @@ def render_terminal(report: Report, console: Console) -> None:
         console.print()
         console.print(Text(f"{printable(e.check)}: could not run", style="bold red"))
         render_error(e.error, console)
+    for c in report.checks:
+        words = text.beside(c)
+        if words and c.verdict == "pass":
+            console.print()
+            _line(console, f"{printable(c.id)}:")
+        if c.verdict == "pass":
+            for w in words:
+                _line(console, f"  {w}")
     notes = list(dict.fromkeys(a for c in report.checks for a in c.assumptions))
     if notes:
         console.print()
@@ -31,6 +39,8 @@ def render_terminal(report: Report, console: Console) -> None:
         for n in notes:
             _line(console, f"  - {printable(n, 1000)}", "dim")
     console.print()
+    for n in report.notes:
+        _line(console, f"note: {printable(n, 400)}")
     _line(console, text.summary(report), STYLE[report.verdict])
     if report.verdict != "pass":
         _line(console, f"To reproduce: {text.reproduce(report, text.bad_checks(report)[:20])}")
@@ -93,6 +103,8 @@ def _details(c: CheckResult, console: Console, n: int = 5) -> None:
     more = sum(t.verdict != "pass" for t in c.tasks) - len(shown)
     if more > 0:
         _line(console, f"  and {more} more")
+    for w in text.beside(c):
+        _line(console, f"  {w}")
     if c.verdict == "unknown" and c.reason == "effort":
         _line(console, "  a higher `effort`, a smaller region or a larger limit can decide it", "dim")
 

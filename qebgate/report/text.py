@@ -14,6 +14,8 @@ from qebgate.result import CheckResult, Report, TaskResult
 MARK = {"pass": "PASS", "fail": "FAIL", "unknown": "UNKNOWN", None: "ERROR"}
 REASON = {
     "refuted": "a replayed input is beyond the limit",
+    "regressed": "the proven bound is within the limit, but rose above the baseline's",
+    "waiver_expired": "only a waiver that has expired would let it pass",
     "out_of_range": "the region leaves the range of the quantized input",
     "guard_time": "stopped by the time guard",
     "guard_memory": "stopped by the memory guard",
@@ -76,6 +78,60 @@ def gap_words(task: TaskResult) -> str:
         return ""
     k = int(np.argmax(np.abs(w.gap)))
     return f"output {task.outputs[k]}: quantized - float = {float(w.gap[k])!r}"
+
+
+def beside(c: CheckResult) -> list[str]:
+    """What else is known of a check: its data, statistics, baseline and waiver, a line each."""
+    words = [data_words(c), *dict.fromkeys(map(sample_words, c.tasks)), ratchet_words(c), waiver_words(c)]
+    return [w for w in words if w]
+
+
+def data_words(c: CheckResult) -> str:
+    """Agreement and accuracy on the data: ``on 50 data rows the models agree on 49 (98.0 %)``."""
+    d = c.data
+    if d is None:
+        return ""
+
+    def share(n: int) -> str:
+        return f"{n} ({100 * n / d.rows:.1f} %)"
+
+    words = f"on {d.rows} data rows the models choose the same class on {share(d.agree)}"
+    if d.float_right is None or d.quantized_right is None:
+        return words
+    return f"{words}; right are: float {share(d.float_right)}, quantized {share(d.quantized_right)}"
+
+
+def sample_words(t: TaskResult) -> str:
+    """What a sample says, and what it does not."""
+    s = t.statistics
+    if s is None:
+        return ""
+    how = "drawn uniformly from the region" if s.distribution == "uniform" else "of the data, taken as a sample"
+    seed = f" (seed {s.seed})" if s.distribution == "uniform" else ""
+    known = (
+        f"{s.failures} of {s.n} inputs {how}{seed} were beyond the limit: with confidence {s.confidence:g}, at most "
+        f"{s.upper:.3g} of all such inputs are ({s.max_failure_rate:g} is allowed)"
+    )
+    return f"{known}. This is no proof: nothing is known of the worst input, nor of inputs that come about otherwise"
+
+
+def ratchet_words(c: CheckResult) -> str:
+    """How the proven bound compares with the baseline's."""
+    b = c.baseline
+    if b is None or b.state == "none":
+        return ""
+    return f"baseline: {printable(b.note, 400)}"
+
+
+def waiver_words(c: CheckResult) -> str:
+    """What a waiver did."""
+    w = c.waiver
+    if w is None or w.state not in ("used", "expired"):
+        return ""
+    about = f"by {printable(w.owner, 200)}: {printable(w.reason, 200)}"
+    if w.state == "used":
+        return f"passes only by a waiver up to {number(w.limit)} until {w.expires}, {about}"
+    return f"its waiver expired on {w.expires}, {about}"
 
 
 def noise_words(task: TaskResult) -> str:

@@ -38,7 +38,7 @@ def save_witnesses(report: Report, folder: Path) -> tuple[Report, list[str]]:
     for c in report.checks:
         written: dict[int, TaskResult] = {}
         for t in worst(c, MAX_FILES):
-            if t.witness is None:
+            if t.witness is None or t.witness.omitted:
                 continue
             slug = re.sub(r"[^A-Za-z0-9_.-]", "_", c.id).lstrip(".")
             stem = f"{slug}-row{t.index}-{t.runtime.name}"
