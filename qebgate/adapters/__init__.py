@@ -8,6 +8,7 @@ from qebgate.adapters.dense import dense_graph, dense_network
 from qebgate.adapters.keras import SUFFIXES as KERAS_SUFFIXES
 from qebgate.adapters.keras import read_keras
 from qebgate.adapters.npz import DenseNetwork, read_npz
+from qebgate.adapters.saved_model import read_saved_model
 from qebgate.adapters.tflite import read_tflite
 from qebgate.errors import ModelError, printable
 from qebgate.ir.graph import Graph
@@ -26,12 +27,13 @@ def load_model(path: Path, *, quantized: bool = False) -> Graph:
         return read_keras(path, quantized=quantized)
     if suffix == ".npz":
         return dense_graph(read_npz(path))
-    what = "a folder (SavedModel)" if path.is_dir() else f"suffix {printable(path.suffix)!r}"
+    if path.is_dir():
+        return read_saved_model(path)
     raise ModelError(
         "QEB404",
         "models of this format are not supported in this version",
         where=printable(path),
-        found=what,
+        found=f"suffix {printable(path.suffix)!r}",
         fix="convert the model to .tflite: tf.lite.TFLiteConverter.from_keras_model(model).convert()",
     )
 

@@ -21,8 +21,8 @@ from qebgate.semantics.registry import SEMANTICS
 from qebgate.semantics.windows import Window
 
 LINEAR = frozenset({"FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D"})
-NORMALIZE = "BATCH_NORMALIZATION"
-"""An operator of drafts only."""
+NORMALIZE, BIAS = "BATCH_NORMALIZATION", "BIAS_ADD"
+"""Operators of drafts only."""
 _FUSES = {"RELU": Activation.RELU, "RELU6": Activation.RELU6}
 _HOSTS = LINEAR | {"ADD", "AVERAGE_POOL_2D", "MAX_POOL_2D"}
 ROUNDINGS = 20
@@ -35,13 +35,15 @@ FACTORS = (2.0**-40, 2.0**40)
 class Normalization:
     """``y = factor (x - mean) + beta`` per channel, float64; ``factor = gamma / sqrt(variance + epsilon)``.
 
-    ``rounded`` is the factor as converters compute it, step by step in float32.
+    ``rounded`` is the factor as converters compute it, step by step in float32; ``reach`` bounds the sum of
+    the absolute terms that ``beta`` was computed from (None: it is stored as it is).
     """
 
     factor: F64
     mean: F64
     beta: F64
     rounded: F64
+    reach: F64 | None = None
 
 
 Span = tuple[F64, F64]
@@ -117,7 +119,7 @@ class Draft:
     def normal(self, outputs: tuple[int, ...]) -> tuple[int, ...]:
         """Bring it into the normal form; returns its outputs."""
         self._prune(set(outputs))
-        outputs = self._fuse(self._fold(outputs))
+        outputs = self._fuse(self._fold(self._bias(outputs)))
         self._pad(set(outputs))
         self._merge(set(outputs))
         return outputs
@@ -175,6 +177,23 @@ class Draft:
             outputs = self._without(op, outputs)
         return outputs
 
+    def _bias(self, outputs: tuple[int, ...]) -> tuple[int, ...]:
+        """Sums with a constant per channel into the layer, or the normalization, before them."""
+        for op in [o for o in self.ops if o.op == BIAS]:
+            chain = self._only_before(op, {o.output: o for o in self.ops}, self._reads(), set(outputs))
+            host = chain[-1] if chain else None
+            n: Normalization = op.attrs
+            plain = host is not None and host.op in LINEAR and host.bias is None and not _active(host)
+            if host is not None and plain and n.reach is None:
+                host.bias = n.beta.astype(np.float32)
+            elif host is not None and host.op == NORMALIZE and not host.attrs.beta.any():
+                host.attrs = replace(host.attrs, beta=n.beta, reach=n.reach)
+            else:
+                op.op = NORMALIZE
+                continue
+            outputs = self._without(op, outputs)
+        return outputs
+
     def _absorb(self, host: Op, n: Normalization) -> None:
         assert host.weights is not None
         bias = np.zeros(n.mean.size) if host.bias is None else host.bias.astype(np.float64)
@@ -184,7 +203,7 @@ class Draft:
         host.weights = host.weights.astype(np.float64) * by_row
         host.bias = t * (bias - n.mean) + n.beta
         size: F64 = np.abs(t)
-        magnitude: F64 = size * (np.abs(bias) + np.abs(n.mean)) + np.abs(n.beta)
+        magnitude: F64 = size * (np.abs(bias) + np.abs(n.mean)) + (np.abs(n.beta) if n.reach is None else n.reach)
         host.folded = Folded(size, magnitude, ROUNDINGS)
         host.rounded = np.abs(n.rounded)
 
@@ -258,3 +277,7 @@ class Draft:
         except ModelError as e:
             e.where = f"{self.where}: {op.layer}"
             raise
+
+
+def _active(op: Op) -> bool:
+    return op.attrs.activation is not Activation.NONE

@@ -1,0 +1,428 @@
+"""What the operations of a SavedModel compute, in operators of .tflite files.  One function each in :data:`OPS`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import cast
+
+import numpy as np
+
+from qebgate.adapters.keras.draft import BIAS, FACTORS, NORMALIZE, Draft, Normalization
+from qebgate.adapters.keras.joins import joined
+from qebgate.adapters.npz import float32_constant
+from qebgate.adapters.saved_model.nodes import Node
+from qebgate.adapters.saved_model.values import Constant, Live, Value
+from qebgate.errors import ModelError
+from qebgate.ir.tensor import Array
+from qebgate.numerics.rounding import F64
+from qebgate.semantics.add import AddAttrs
+from qebgate.semantics.base import Activation
+from qebgate.semantics.conv_2d import Conv2DAttrs
+from qebgate.semantics.depthwise_conv_2d import DepthwiseConv2DAttrs
+from qebgate.semantics.fully_connected import FullyConnectedAttrs
+from qebgate.semantics.mean import MeanAttrs
+from qebgate.semantics.moves import ConcatenationAttrs
+from qebgate.semantics.pool_2d import Pool2DAttrs
+from qebgate.semantics.softmax import SoftmaxAttrs
+from qebgate.semantics.windows import Stride, Window
+
+MAX_ELEMENTS = 2**27
+Pair = tuple[int, int]
+
+
+@dataclass(slots=True)
+class Step:
+    """One node with the values that it reads."""
+
+    node: Node
+    x: tuple[Value, ...]
+    draft: Draft
+
+    def live(self, k: int = 0) -> int:
+        v = self.x[k] if k < len(self.x) else None
+        return v.index if isinstance(v, Live) else self.node.refuse(f"input {k} is not a value of the network")
+
+    def known(self, k: int) -> Constant:
+        v = self.x[k] if k < len(self.x) else None
+        return v if isinstance(v, Constant) else self.node.refuse(f"input {k} is not constant")
+
+    def integers(self, k: int) -> list[int]:
+        v = self.known(k).value
+        return [int(i) for i in v.ravel()] if v.dtype.kind in "iu" else self.node.refuse(f"input {k} is no integers")
+
+    def weights(self, k: int, ndim: int) -> Array:
+        """Weights as the file has them, float32."""
+        c = self.known(k)
+        if not c.floats or not c.stored or c.value.ndim != ndim:
+            self.node.refuse(f"weights of shape {c.value.shape}, computed or of another type")
+        a = float32_constant(c.value.astype(np.float32), self.node.label)
+        if not np.isfinite(a).all():
+            raise ModelError("QEB417", "a constant is not finite", where=self.node.label)
+        return a
+
+    def shape(self, x: int) -> tuple[int, ...]:
+        return self.draft.shapes[x]
+
+    def emit(self, op: str, x: Sequence[int], shape: Sequence[int], attrs: object, **constants: Array | None) -> Live:
+        out = tuple(int(n) for n in shape)
+        if any(n <= 0 for n in out) or math.prod(out) > MAX_ELEMENTS:
+            self.node.refuse(f"a result of shape {out}")
+        return Live(self.draft.emit(op, tuple(x), out, attrs, self.node.name, **constants))
+
+
+Build = Callable[[Step], Value]
+
+
+def _same(s: Step) -> Value:
+    return s.x[0] if s.x else s.node.refuse("no input")
+
+
+def _matmul(s: Step) -> Value:
+    x, w = s.live(), s.weights(1, 2)
+    if s.node.flag("transpose_a"):
+        s.node.refuse("transpose_a")
+    w = np.ascontiguousarray(w if s.node.flag("transpose_b") else w.T)
+    shape = s.shape(x)
+    if len(shape) != 2 or shape[1] != w.shape[1]:
+        s.node.refuse(f"an input of shape {shape} and weights of shape {w.shape}")
+    return s.emit("FULLY_CONNECTED", (x,), (1, len(w)), FullyConnectedAttrs(Activation.NONE, False), weights=w)
+
+
+def _nhwc(s: Step) -> None:
+    s.node.only("data_format", "NHWC", "")
+
+
+def _image(s: Step) -> tuple[int, tuple[int, ...]]:
+    x = s.live()
+    shape = s.shape(x)
+    return (x, shape) if len(shape) == 4 else s.node.refuse(f"an input of shape {shape}")
+
+
+def _pair(s: Step, key: str, default: int = 1) -> Pair:
+    found = s.node.integers(key) or [default] * 4
+    if len(found) != 4 or found[0] != 1 or found[3] != 1 or not all(0 < v < 1 << 16 for v in found):
+        s.node.refuse(f"{key} {found[:8]}")
+    return found[1], found[2]
+
+
+def _windows(s: Step, kernel: Pair) -> tuple[Stride, Pair]:
+    _nhwc(s)
+    same = s.node.only("padding", "?", "SAME", "VALID") == "SAME"
+    how = Stride(same, _pair(s, "strides"), _pair(s, "dilations"))
+    shape = _image(s)[1]
+    return how, Window.of((shape[1], shape[2]), kernel, how).out
+
+
+def _conv(s: Step) -> Value:
+    w = s.weights(1, 4)
+    how, out = _windows(s, cast("Pair", w.shape[:2]))
+    x, shape = _image(s)
+    if w.shape[2] != shape[3]:
+        s.node.refuse(f"{shape[3]} channels, weights of shape {w.shape}")
+    kernel = np.ascontiguousarray(w.transpose(3, 0, 1, 2))
+    return s.emit("CONV_2D", (x,), (1, *out, len(kernel)), Conv2DAttrs(how, Activation.NONE), weights=kernel)
+
+
+def _depthwise(s: Step) -> Value:
+    w = s.weights(1, 4)
+    how, out = _windows(s, cast("Pair", w.shape[:2]))
+    x, shape = _image(s)
+    if w.shape[2] != shape[3]:
+        s.node.refuse(f"{shape[3]} channels, weights of shape {w.shape}")
+    channels = w.shape[2] * w.shape[3]
+    kernel = np.ascontiguousarray(w.reshape(1, *w.shape[:2], channels))
+    attrs = DepthwiseConv2DAttrs(how, Activation.NONE, w.shape[3])
+    return s.emit("DEPTHWISE_CONV_2D", (x,), (1, *out, channels), attrs, weights=kernel)
+
+
+def _pool(op: str) -> Build:
+    def build(s: Step) -> Value:
+        kernel = _pair(s, "ksize")
+        how, out = _windows(s, kernel)
+        x, shape = _image(s)
+        return s.emit(op, (x,), (1, *out, shape[3]), Pool2DAttrs(kernel, how, Activation.NONE))
+
+    return build
+
+
+def _elementwise(op: str) -> Build:
+    def build(s: Step) -> Value:
+        x = s.live()
+        return s.emit(op, (x,), s.shape(x), SoftmaxAttrs(1.0) if op == "SOFTMAX" else None)
+
+    return build
+
+
+def _per_channel(s: Step, c: Constant, x: int) -> F64 | None:
+    """A constant as one number per channel; None where it is not that."""
+    m = s.shape(x)[-1]
+    flat = c.value.ravel()
+    spread = flat.size == 1 or (flat.size == m and c.value.shape[-1] == m)
+    return np.broadcast_to(flat, (m,)).astype(np.float64) if c.floats and spread else None
+
+
+def _bias_add(s: Step) -> Value:
+    _nhwc(s)
+    return _shift(s, s.live(), s.known(1), 1.0)
+
+
+def _shift(s: Step, x: int, c: Constant, sign: float) -> Value:
+    """Add a constant per channel."""
+    v = _per_channel(s, c, x)
+    if v is None or not np.isfinite(v).all():
+        s.node.refuse(f"a constant of shape {c.value.shape} is added")
+    reach = None if c.stored else _per_channel(s, Constant.of(c.reach), x)
+    if c.stored:
+        float32_constant(v.astype(np.float32), s.node.label)
+    zero = np.zeros(v.size)
+    n = Normalization(zero + 1.0, zero, sign * v, zero + 1.0, reach)
+    return s.emit(BIAS, (x,), s.shape(x), n)
+
+
+def _scale(s: Step, x: int, c: Constant) -> Value:
+    """Multiply by a constant per channel: one half of batch normalization."""
+    v = _per_channel(s, c, x)
+    if v is None or not ((np.abs(v) >= FACTORS[0]) & (np.abs(v) <= FACTORS[1])).all():
+        s.node.refuse(f"a factor of shape {c.value.shape} that is no number per channel, or 0, or beyond 2^40")
+    zero = np.zeros(v.size)
+    return s.emit(NORMALIZE, (x,), s.shape(x), Normalization(v, zero, zero, v))
+
+
+def _batch_norm(s: Step) -> Value:
+    _nhwc(s)
+    if s.node.flag("is_training", True):
+        s.node.refuse("training")
+    x, epsilon = s.live(), s.node.real("epsilon")
+    m = s.shape(x)[-1]
+    gamma, beta, mean, variance = (s.weights(k, 1).astype(np.float64) for k in range(1, 5))
+    spread = variance + epsilon
+    if any(v.size != m for v in (gamma, beta, mean, variance)) or not (spread > 0).all():
+        s.node.refuse("its constants do not fit its input, or a variance is not positive")
+    factor = gamma / np.sqrt(spread)
+    inside = (spread >= FACTORS[0]) & (np.abs(factor) >= FACTORS[0]) & (np.abs(factor) <= FACTORS[1])
+    if not inside.all():
+        s.node.refuse("a channel's factor is 0 or beyond 2^40")
+    return s.emit(NORMALIZE, (x,), s.shape(x), Normalization(factor, mean, beta, factor))
+
+
+def _arithmetic(kind: str) -> Build:
+    def build(s: Step) -> Value:
+        if len(s.x) != 2:
+            s.node.refuse(f"{len(s.x)} inputs")
+        a, b = s.x
+        if isinstance(a, Constant) and isinstance(b, Constant):
+            return _fold(s, kind, a, b)
+        if isinstance(a, Live) and isinstance(b, Live):
+            return _both(s, kind, a.index, b.index)
+        swapped = isinstance(a, Constant)
+        x, c = (s.live(1), s.known(0)) if swapped else (s.live(0), s.known(1))
+        if kind == "mul":
+            return _scale(s, x, c)
+        if kind == "sub" and swapped:
+            s.node.refuse("a constant minus a value")
+        return _shift(s, x, c, -1.0 if kind == "sub" else 1.0)
+
+    return build
+
+
+def _both(s: Step, kind: str, a: int, b: int) -> Value:
+    if kind != "add":
+        s.node.refuse("two values of the network")
+    try:
+        shape = np.broadcast_shapes(s.shape(a), s.shape(b))
+    except ValueError:
+        s.node.refuse(f"inputs of shapes {s.shape(a)} and {s.shape(b)}")
+    return s.emit("ADD", (a, b), shape, AddAttrs(Activation.NONE))
+
+
+def _fold(s: Step, kind: str, a: Constant, b: Constant) -> Value:
+    """Two constants."""
+    if a.floats != b.floats:
+        s.node.refuse("constants of different types")
+    try:
+        shape = np.broadcast_shapes(a.value.shape, b.value.shape)
+    except ValueError:
+        s.node.refuse("constants whose shapes do not fit")
+    if math.prod(shape) > MAX_ELEMENTS:
+        s.node.refuse(f"a constant of shape {shape}")
+    v = a.value * b.value if kind == "mul" else a.value - b.value if kind == "sub" else a.value + b.value
+    return Constant(v, a.reach * b.reach if kind == "mul" else a.reach + b.reach, stored=False)
+
+
+def _rsqrt(s: Step) -> Value:
+    c = s.known(0)
+    # nothing may cancel before the root: then its relative error is that of a few roundings
+    if not c.floats or not (c.value >= FACTORS[0]).all() or not (c.reach <= 1.01 * c.value).all():
+        s.node.refuse("the root of something that is not clearly positive")
+    v = 1.0 / np.sqrt(c.value)
+    return Constant(v, v, stored=False)
+
+
+def _neg(s: Step) -> Value:
+    c = s.known(0)
+    return Constant(-c.value, c.reach, stored=False)
+
+
+def _mean(s: Step) -> Value:
+    x, axes = s.live(), s.integers(1)
+    shape, keep = s.shape(x), s.node.flag("keep_dims")
+    rank = len(shape)
+    dims = sorted({a % rank for a in axes}) if all(-rank <= a < rank for a in axes) else []
+    if dims != list(range(1, rank - 1)):
+        s.node.refuse(f"axes {axes[:8]} of {shape}")
+    out = (1, *(1,) * (rank - 2), shape[-1]) if keep else (1, shape[-1])
+    return s.emit("MEAN", (x,), out, MeanAttrs(keep), constant=np.array(dims, np.int32))
+
+
+def _reshape(s: Step) -> Value:
+    dims = s.integers(1)
+    v = s.x[0]
+    shape = v.value.shape if isinstance(v, Constant) else s.shape(s.live())
+    size, known = math.prod(shape), math.prod(d for d in dims if d != -1)
+    valid = all(d > 0 or d == -1 for d in dims) and dims.count(-1) <= 1 and len(dims) <= 6
+    if not valid or (size % known if -1 in dims else size != known):
+        s.node.refuse(f"{shape} to {dims[:8]}")
+    return _shaped(s, tuple(size // known if d == -1 else d for d in dims))
+
+
+def _shaped(s: Step, shape: tuple[int, ...]) -> Value:
+    v = s.x[0]
+    if isinstance(v, Constant):
+        return Constant(v.value.reshape(shape), v.reach.reshape(shape), v.stored)
+    x = s.live()
+    if not shape or shape[0] != 1:
+        s.node.refuse(f"a shape {shape} without the batch as its first axis")
+    return Live(s.draft.reshape(x, shape, s.node.name))
+
+
+def _shape_now(s: Step) -> tuple[int, ...]:
+    v = s.x[0]
+    return v.value.shape if isinstance(v, Constant) else s.shape(s.live())
+
+
+def _squeeze(s: Step) -> Value:
+    shape, dims = _shape_now(s), s.node.integers("squeeze_dims")
+    if not dims and isinstance(s.x[0], Constant):
+        return _shaped(s, tuple(n for n in shape if n != 1))
+    axes = {d % len(shape) for d in dims} if all(-len(shape) <= d < len(shape) for d in dims) else {0}
+    if not dims or any(shape[a] != 1 for a in axes) or 0 in axes:
+        s.node.refuse(f"axes {dims[:8]} of {shape}")
+    return _shaped(s, tuple(n for a, n in enumerate(shape) if a not in axes))
+
+
+def _expand(s: Step) -> Value:
+    shape, (axis, *more) = _shape_now(s), s.integers(1) or [99]
+    rank = len(shape) + 1
+    if more or not -rank <= axis < rank:
+        s.node.refuse(f"axis {axis}")
+    at = axis % rank
+    return _shaped(s, (*shape[:at], 1, *shape[at:]))
+
+
+def _pad(s: Step) -> Value:
+    x, amounts = s.live(), s.known(1).value
+    shape = s.shape(x)
+    if len(s.x) == 3 and s.known(2).value.any():
+        s.node.refuse("padding with other numbers than 0")
+    if (
+        amounts.shape != (len(shape), 2)
+        or amounts.dtype.kind != "i"
+        or not ((amounts >= 0) & (amounts < 1 << 16)).all()
+    ):
+        s.node.refuse(f"amounts of shape {amounts.shape}")
+    out = [n + int(a.sum()) for n, a in zip(shape, amounts, strict=True)]
+    return s.emit("PAD", (x,), out, None, constant=amounts.astype(np.int32))
+
+
+def _shape(s: Step) -> Value:
+    return Constant.of(np.array(_shape_now(s), np.int64))
+
+
+def _pack(s: Step) -> Value:
+    parts = [s.known(k) for k in range(len(s.x))]
+    if s.node.integer("axis") != 0 or not parts or any(p.value.shape for p in parts) or any(p.floats for p in parts):
+        s.node.refuse("anything but single integers")
+    return Constant.of(np.array([int(p.value) for p in parts], np.int64))
+
+
+def _strided_slice(s: Step) -> Value:
+    v = s.known(0).value
+    masks = [s.node.integer(k) for k in ("ellipsis_mask", "new_axis_mask")]
+    ends = [s.integers(k) for k in (1, 2, 3)]
+    if any(masks) or v.ndim != 1 or v.dtype.kind != "i" or any(len(e) != 1 for e in ends) or ends[2] != [1]:
+        s.node.refuse("anything but a part of a shape")
+    begin = None if s.node.integer("begin_mask") & 1 else ends[0][0]
+    end = None if s.node.integer("end_mask") & 1 else ends[1][0]
+    if s.node.integer("shrink_axis_mask") & 1:
+        at = ends[0][0]
+        return Constant.of(v[at]) if -v.size <= at < v.size else s.node.refuse(f"entry {at} of {v.size}")
+    return Constant.of(v[begin:end])
+
+
+def _cast(s: Step) -> Value:
+    c = s.known(0)
+    return c if c.value.dtype.kind == "i" and s.node.kind("DstT") in (3, 9) else s.node.refuse("a type that changes")
+
+
+def _prod(s: Step) -> Value:
+    v = s.known(0).value
+    return Constant.of(np.array(v.prod())) if v.dtype.kind == "i" and v.ndim == 1 else s.node.refuse("no shape")
+
+
+def _concat(s: Step) -> Value:
+    parts = [s.live(k) for k in range(len(s.x) - 1)]
+    (axis, *more) = s.integers(len(s.x) - 1) or [99]
+    rank = len(s.shape(parts[0]))
+    if more or not -rank <= axis < rank or axis % rank == 0:
+        s.node.refuse(f"axis {axis}")
+    return concatenate(s, parts, axis % rank)
+
+
+def concatenate(s: Step, parts: list[int], axis: int) -> Value:
+    """Values side by side along an axis."""
+    shape = joined([s.shape(p) for p in parts], axis)
+    if shape is None:
+        s.node.refuse(f"shapes {[s.shape(p) for p in parts][:5]}")
+    return s.emit("CONCATENATION", parts, shape, ConcatenationAttrs(axis, Activation.NONE))
+
+
+OPS = MappingProxyType[str, Build](
+    {
+        "Add": _arithmetic("add"),
+        "AddV2": _arithmetic("add"),
+        "AvgPool": _pool("AVERAGE_POOL_2D"),
+        "BiasAdd": _bias_add,
+        "Cast": _cast,
+        "ConcatV2": _concat,
+        "Conv2D": _conv,
+        "DepthwiseConv2dNative": _depthwise,
+        "ExpandDims": _expand,
+        "FusedBatchNormV3": _batch_norm,
+        "Identity": _same,
+        "MatMul": _matmul,
+        "MaxPool": _pool("MAX_POOL_2D"),
+        "Mean": _mean,
+        "Mul": _arithmetic("mul"),
+        "Neg": _neg,
+        "Pack": _pack,
+        "Pad": _pad,
+        "PadV2": _pad,
+        "Prod": _prod,
+        "Relu": _elementwise("RELU"),
+        "Relu6": _elementwise("RELU6"),
+        "Reshape": _reshape,
+        "Rsqrt": _rsqrt,
+        "Shape": _shape,
+        "Sigmoid": _elementwise("LOGISTIC"),
+        "Softmax": _elementwise("SOFTMAX"),
+        "Squeeze": _squeeze,
+        "StopGradient": _same,
+        "StridedSlice": _strided_slice,
+        "Sub": _arithmetic("sub"),
+        "Tanh": _elementwise("TANH"),
+    }
+)
+"""The operations that are read, each a function of its inputs alone.  All others are refused."""
