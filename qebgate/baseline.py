@@ -131,13 +131,13 @@ def entry_of(planned: PlannedCheck, result: CheckResult) -> Entry | None:
 
 def compared(result: CheckResult, planned: PlannedCheck, baseline: Baseline, percent: str) -> CheckResult:
     """The result beside the baseline's; a pass whose bound rose by more than ``percent`` fails as ``regressed``."""
-    old = baseline.checks.get(result.id)
+    old, new = baseline.checks.get(result.id), entry_of(planned, result)
+    if new is None:
+        was = None if old is None else _worst(old)
+        return replace(result, baseline=BaselineResult("not_compared", was, None, "no bound to compare"))
     if old is None:
         why = "the baseline does not have this check" if baseline.exists else "there is no baseline yet"
         return replace(result, baseline=BaselineResult("none", None, None, f"{why}: run `qebgate baseline update`"))
-    new = entry_of(planned, result)
-    if new is None:
-        return replace(result, baseline=BaselineResult("not_compared", _worst(old), None, "no bound to compare"))
     why = incomparable(old, new)
     if why is not None:
         return replace(result, baseline=BaselineResult("not_compared", _worst(old), None, why))

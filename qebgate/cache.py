@@ -28,6 +28,7 @@ import numpy as np
 
 from qebgate._version import __version__
 from qebgate.canonical import UnknownKindError, digest, from_data, to_data
+from qebgate.engines.statistical import clopper_pearson
 from qebgate.errors import printable
 from qebgate.ir.graph import Graph, Source
 from qebgate.ir.pair import Pair
@@ -50,7 +51,7 @@ ADMITTED_BY = {
     "tested": ("tested",),
 }
 """What a policy must require for a pass to rest on less than a proof."""
-OF_THE_GAP = ("max_abs", "max_lsb", "max_l2")
+OF_THE_GAP = ("max_abs", "max_lsb")
 """Properties whose proven figure follows from the stored bounds."""
 PACKAGES = ("numpy", "scipy", "ortools", "ai-edge-litert", "h5py")
 
@@ -276,10 +277,12 @@ def _pair(pair: Pair) -> str:
 
 def storable(job: Job, result: TaskResult) -> bool:
     """Whether the same task would have the same result again, and a counterexample can be checked again."""
-    if job.blocked or result.reason in ("guard_time", "guard_memory"):
+    if job.blocked or result.waived or result.reason in ("guard_time", "guard_memory"):
         return False
     if result.verdict != "fail":
         return True
+    if job.require == "statistical":  # its inputs come from more than the job's own cell
+        return False
     # whether an input is on a line is not easily checked: lines are walked again
     return result.reason == "refuted" and result.witness is not None and job.cell.line is None
 
@@ -312,8 +315,11 @@ def _believable(r: TaskResult, job: Job) -> None:
         raise ValueError("more witnessed than proven")
     if r.verdict != "pass":
         return
-    if r.reason is not None or (r.witnessed is not None and not r.witnessed <= job.prop.limit):
+    rare = r.evidence == "statistical" and job.require == "statistical"  # some of its inputs may be beyond the limit
+    if r.reason is not None or (r.witnessed is not None and not (rare or r.witnessed <= job.prop.limit)):
         raise ValueError("no pass")
+    if r.evidence == "statistical" and not _rare(r, job):
+        raise ValueError("a sample that does not pass")
     if r.evidence in (*PROOFS, "solver"):
         if r.lower is None or r.upper is None or not (r.lower <= r.upper).all():
             raise ValueError("a pass without bounds")
@@ -324,6 +330,14 @@ def _believable(r: TaskResult, job: Job) -> None:
             raise ValueError("bounds that do not pass")
     if r.evidence not in PROOFS and job.require not in ADMITTED_BY.get(r.evidence or "", ()):
         raise ValueError("a pass that rests on nothing that counts")
+
+
+def _rare(r: TaskResult, job: Job) -> bool:
+    """Whether a stored sample is the one that the job asks for, and says what it has to."""
+    s, asked = r.statistics, job.sampling
+    if s is None or asked is None or (s.n, s.confidence) != (asked.n, asked.confidence) or not 0 <= s.failures <= s.n:
+        return False
+    return clopper_pearson(s.n, s.failures, s.confidence)[1] <= asked.max_failure_rate
 
 
 def inside(w: WitnessResult, job: Job) -> bool:

@@ -147,12 +147,12 @@ def check(source: PolicyFile, options: Options | None = None) -> Report:
         command=options.command,
         seconds=time.monotonic() - start,
         interrupted=interrupted,
-        notes=_notes(source, baseline, checks),
+        notes=_notes(baseline, checks),
         places=source.places(),
     )
 
 
-def _notes(source: PolicyFile, baseline: Baseline | None, checks: Sequence[CheckResult]) -> tuple[str, ...]:
+def _notes(baseline: Baseline | None, checks: Sequence[CheckResult]) -> tuple[str, ...]:
     """What to do next about the baseline and about waivers."""
     notes: list[str] = []
     if baseline is not None and not baseline.exists and any(c.proven is not None for c in checks):
@@ -430,9 +430,8 @@ def run_job(
     if job.waived is not None and v.verdict != "pass":
         wider = replace(job.prop, limit=job.waived)
         left = min(job.budget.seconds, deadline - time.monotonic())
-        again = portfolio.run(
-            replace(task, prop=wider), replace(job.budget, seconds=max(left, 0.0)), job.engines, working or silent, session
-        )
+        budget = replace(job.budget, seconds=max(left, 0.0))
+        again = portfolio.run(replace(task, prop=wider), budget, job.engines, working or silent, session)
         second = judge(wider, job.require, [*(e for e in evidence if not isinstance(e, Sampled)), *again], rate)
         v, waived = (second, True) if second.verdict == "pass" else (v, False)
     return replace(

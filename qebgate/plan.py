@@ -409,7 +409,8 @@ class _Planner:
         if isinstance(region, BoxSpec):
             return _digest([*about, _tuple(region.lower), _tuple(region.upper)])
         if isinstance(region, VnnlibSpec):
-            return _digest([*about, read_boxes(self.source.resolve(region.file), math.prod(pair.quantized.input.shape))])
+            size = math.prod(pair.quantized.input.shape)
+            return _digest([*about, read_boxes(self.source.resolve(region.file), size)])
         path = self.source.resolve(region.data)
         rows = self._array(path, region.array)
         codes = region.values == "codes"

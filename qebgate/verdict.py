@@ -90,9 +90,7 @@ def judge(
     refuted = seen is not None and seen > prop.limit
     proved = best is not None and passes(best.proven, prop.limit)
     if refuted and proved:
-        raise InternalError(
-            "QEB905", "a task is proved and refuted at once", found=f"{seen!r} beyond {prop.limit!r}"
-        )
+        raise InternalError("QEB905", "a task is proved and refuted at once", found=f"{seen!r} beyond {prop.limit!r}")
     if seen is not None and best is not None and seen > best.proven:
         raise InternalError("QEB904", "a witness exceeds the proven bound", found=f"{seen!r} > {best.proven!r}")
     if require == "statistical":

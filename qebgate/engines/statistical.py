@@ -97,7 +97,9 @@ def drawn(task: Task, asked: Sampling) -> Iterator[Inputs]:
         which = rng.integers(len(ends), size=n)
         lo, hi = np.stack([ends[i][0] for i in which]), np.stack([ends[i][1] for i in which])
         if task.cell.codes is not None:
-            yield _inputs(task, rng.integers(lo.astype(np.int64), hi.astype(np.int64), endpoint=True).astype(np.float64))
+            yield _inputs(
+                task, rng.integers(lo.astype(np.int64), hi.astype(np.int64), endpoint=True).astype(np.float64)
+            )
         else:
             x = lo + (hi - lo) * rng.random(lo.shape)
             yield _inputs(task, x.astype(np.float32).clip(lo.astype(np.float32), hi.astype(np.float32)))

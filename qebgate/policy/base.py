@@ -25,11 +25,13 @@ Identifier = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za
 
 
 def one_or_many(value: Any) -> str:
+    """The tag of a value that may be a list."""
     return "many" if isinstance(value, list) else "one"
 
 
 Numbers = Annotated[
-    Annotated[Number, Tag("one")] | Annotated[list[Number], Field(min_length=1), Tag("many")], Discriminator(one_or_many)
+    Annotated[Number, Tag("one")] | Annotated[list[Number], Field(min_length=1), Tag("many")],
+    Discriminator(one_or_many),
 ]
 Outputs = Annotated[
     Annotated[Literal["all", "predicted"], Tag("one")]
@@ -42,6 +44,7 @@ BYTES = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB
 
 
 def quantity(text: str, units: dict[str, float] | dict[str, int], example: str) -> float:
+    """A positive number with one of the units, in the unit that counts 1."""
     m = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([A-Za-z]+)", text)
     if m is None or m[2] not in units or float(m[1]) <= 0:
         raise PydanticCustomError(

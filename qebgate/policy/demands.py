@@ -122,11 +122,11 @@ class BaselineSpec(Strict):
 
 def _date(text: str) -> str:
     try:
-        if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text) is None:
-            raise ValueError(text)
-        dt.date.fromisoformat(text)
+        known = re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text) is not None and dt.date.fromisoformat(text)
     except ValueError:
-        raise PydanticCustomError("QEB211", "a date is expected, such as 2027-01-31") from None
+        known = False
+    if not known:
+        raise PydanticCustomError("QEB211", "a date is expected, such as 2027-01-31")
     return text
 
 

@@ -389,15 +389,16 @@ def _waived(doc: Document, raw: dict[str, Any], checks: dict[str, int]) -> Itera
             continue
         prop = raw["checks"][checks[name]].get("property")
         limit = prop.get("limit", prop.get("margin", 0.0)) if isinstance(prop, dict) else None
-        if isinstance(limit, (int, float)) and isinstance(waiver.get("limit"), (int, float)):
-            if waiver["limit"] <= limit:
-                where = doc.where(("waivers", k, "limit"))
-                found = f"{waiver['limit']!r}; the check's own limit is {limit!r}"
-                yield PolicyError("QEB230", "a waiver allows nothing that its check does not", where, found)
+        wider = waiver.get("limit")
+        if isinstance(limit, (int, float)) and isinstance(wider, (int, float)) and wider <= limit:
+            where = doc.where(("waivers", k, "limit"))
+            found = f"{wider!r}; the check's own limit is {limit!r}"
+            fix = "a limit above the check's own, or no waiver"
+            yield PolicyError("QEB230", "a waiver allows nothing that its check does not", where, found, fix)
         if isinstance(sha256, str) and (name, sha256) in given:
             first = doc.where(("waivers", given[name, sha256]))
             where = doc.where(("waivers", k))
             found = f"{printable(name)!r}, first at {first}"
-            yield PolicyError("QEB231", "two waivers are about the same check and model", where, found)
+            yield PolicyError("QEB231", "two waivers are about the same check and model", where, found, "keep one")
         elif isinstance(sha256, str):
             given[name, sha256] = k

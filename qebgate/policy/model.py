@@ -26,12 +26,21 @@ from qebgate.policy.base import (
     one_or_many,
     quantity,
 )
-from qebgate.policy.demands import BaselineSpec, EvidenceSpec, PropertySpec, RequireSpec, StatisticalRequire, WaiverSpec
+from qebgate.policy.demands import (
+    BaselineSpec,
+    EvidenceSpec,
+    PropertySpec,
+    RequireSpec,
+    StatisticalRequire,
+    WaiverSpec,
+)
 
 RuntimeName = Literal[
     "litert-reference", "litert-builtin", "litert-xnnpack", "tflm", "tflm-single-rounding", "envelope"
 ]
-EngineName = Literal["execute", "segment", "enumerate", "falsify", "probe", "dra", "statistical", "forms", "split", "branch", "milp"]
+EngineName = Literal[
+    "execute", "segment", "enumerate", "falsify", "probe", "dra", "forms", "split", "branch", "milp", "statistical"
+]
 OnUnknown = Literal["fail", "warn"]
 Level = Literal["proof", "proof_or_solver", "proof_or_statistical", "tested", "statistical"]
 """Names of what a check requires."""

@@ -1,6 +1,6 @@
 """Properties: what must hold of the gap between the two networks' outputs.
 
-Every property has a *figure*: a number of at least 0 for each input, and it holds where the figure is at most its limit.
+Every property has a *figure*, a number of at least 0 for each input, and holds where the figure is at most its limit.
 
 - ``max_abs``, ``max_lsb``: the largest gap of an output, in real units or in quanta of the output;
 - ``max_l2``: the Euclidean length of all gaps;
@@ -72,7 +72,8 @@ class Property:
         if self.kind == "max_l2":
             return _length(size)
         if self.kind == "max_rel":
-            least = np.full_like(size, self.floor) if values is None else np.maximum(np.maximum(values[0][0], -values[0][1]), self.floor)
+            f = (0.0, 0.0) if values is None else values[0]
+            least = np.maximum(np.maximum(f[0], -np.asarray(f[1])), self.floor)
             return float(up(size / least).max(initial=0.0))
         worst = float(size.max(initial=0.0))
         figure = worst / self.unit
@@ -119,7 +120,8 @@ class Property:
             return _certain_disagreement(quantized, floats)
         if self.kind == "max_rel":
             size = np.maximum(down(np.abs(gap)), 0.0)
-            return float(np.maximum(down(size / np.maximum(np.maximum(np.abs(floats[0]), np.abs(floats[1])), self.floor)), 0.0).max(initial=0.0))
+            most = np.maximum(np.maximum(np.abs(floats[0]), np.abs(floats[1])), self.floor)
+            return float(np.maximum(down(size / most), 0.0).max(initial=0.0))
         return self.of_gap(gap)
 
     def scores(self, quantized: F64, floats: F64) -> F64:
