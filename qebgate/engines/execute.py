@@ -14,6 +14,7 @@ from qebgate.engines.dra.figures import figures
 from qebgate.engines.dra.program import program
 from qebgate.engines.guard import Guard, GuardedStop
 from qebgate.evidence import Bound, Evidence, Range, Stopped, Trust
+from qebgate.semantics.execute import exact
 from qebgate.task import Budget, Task
 
 
@@ -47,11 +48,11 @@ def _enclose(
 ) -> tuple[Interval, bool, tuple[Range, Range] | None]:
     """The gap at the only input, whether the quantized side was known exactly, and both sides' outputs.
 
-    An application's rounding that could go either way leaves the codes open; then only the whole
-    analysis is sound.
+    An application's rounding that could go either way leaves the codes open, and so does a quantized model that
+    computes in float32; then only the whole analysis is sound.
     """
     settings, guard = Settings(work=budget.dra), Guard(budget)
-    if not task.codec.in_model and task.cell.codes is None:
+    if not exact(task.pair.quantized) or (not task.codec.in_model and task.cell.codes is None):
         p = program(task)
         a = Analysis(p.layers, p.box, settings, pulse=guard).run()
         index = np.asarray(task.outputs, dtype=np.intp)

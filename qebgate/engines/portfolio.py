@@ -42,6 +42,8 @@ HOPELESS: tuple[type[Engine], ...] = (Dra, Split, Branch, Milp)
 """Engines that treat rounding as free noise: not tried where the noise floor says that nothing can come of it."""
 EXECUTING: tuple[type[Engine], ...] = (Execute, Segment, Forms, Enumerate, Falsify, Anneal, Split)
 """Engines that run the quantized network itself: in one runtime at a time."""
+IN_FLOAT: tuple[type[Engine], ...] = (Execute, Falsify, Dra, Anneal)
+"""Engines that know quantized networks which compute in float32 in part."""
 FEW = 1 << 12
 """Regions of so few inputs are executed before anything is searched or bounded: that answers everything."""
 SHARE = 8
@@ -75,6 +77,8 @@ def run(
     if hopeless:
         budget = replace(budget, falsify=budget.falsify // SHARE)
     for engine in (cls() for cls in order(task)):
+        if not (task.pair.quantized.in_integers or isinstance(engine, IN_FLOAT)):
+            continue
         if engines is not None and engine.name not in engines:
             continue
         if isinstance(engine, UNSUITED.get(task.prop.kind, ())):

@@ -14,6 +14,7 @@ from qebgate.errors import AlignmentError
 from qebgate.ir.graph import Graph, Node
 from qebgate.ir.pair import Agreement, Pair, Step, Value
 from qebgate.ir.tensor import Array, Tensor
+from qebgate.numerics.rounding import F64, TINY32
 
 QUANTIZED_ONLY = frozenset({"QUANTIZE", "DEQUANTIZE", "RESHAPE"})
 FLOAT_ONLY = frozenset({"RESHAPE", "RELU", "RELU6"})
@@ -169,13 +170,13 @@ class _Aligner:
         wf, wq = self.f.tensors[m.inputs[1]], self.q.tensors[n.inputs[1]]
         if wf.const is None or wq.const is None or wf.shape != wq.shape:
             return float("inf")
-        scale, _ = wq.q.along(wq.const.ndim)
-        off = np.abs(wq.q.dequantize(wq.const) - wf.const.astype(np.float64)) / scale
+        real = wq.q.dequantize(wq.const) if wq.dtype.is_code else wq.const.astype(np.float64)
+        off = np.abs(real - wf.const.astype(np.float64)) / _quantum(wq)
         return float(off.max(initial=0.0))
 
     def _bias(self, m: Node, n: Node, wq: Tensor) -> float | None:
         bf, bq = _bias_of(self.f, m), _bias_of(self.q, n)
-        if bf is None and bq is None:
+        if (bf is None and bq is None) or not self.q.tensors[n.inputs[0]].dtype.is_code:
             return None
         unit = self.q.tensors[n.inputs[0]].q.s * wq.q.scale
         f = np.zeros(1) if bf is None else bf.astype(np.float64)
@@ -199,6 +200,22 @@ class _Aligner:
             found=found,
             fix="compare a quantized model with the float model that it was converted from",
         )
+
+
+def _quantum(weights: Tensor) -> F64:
+    """What rounding to the form that the file stores moves a weight by, twice at most; broadcasts to the weights.
+
+    Weights that stay float32 are the float model's own, up to how a batch normalization was folded.
+    """
+    stored = weights.stored
+    assert weights.const is not None
+    quant = weights.quant if stored is None else stored.quant
+    if quant is not None:
+        return quant.along(weights.const.ndim)[0]
+    size = np.abs(weights.const.astype(np.float64))
+    if stored is not None:
+        return np.maximum(np.spacing(size.astype(np.float16)).astype(np.float64), 2.0**-24)
+    return np.maximum(size.max(initial=0.0) * 2.0**-14, TINY32)
 
 
 def _bias_of(graph: Graph, node: Node) -> Array | None:

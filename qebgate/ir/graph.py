@@ -4,11 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from enum import Enum
 from functools import cached_property
 
 from qebgate.errors import ModelError, printable
 from qebgate.ir.tensor import DType, Tensor
 from qebgate.numerics.rounding import F64
+
+CONVERSIONS = frozenset({"QUANTIZE", "DEQUANTIZE"})
+"""Operators between float32 and codes."""
+
+
+class Scheme(str, Enum):
+    """How a network is quantized, as inspect names it."""
+
+    FLOAT32 = "float32"
+    INT8 = "full int8"
+    UINT8 = "full uint8 (legacy)"
+    INT16X8 = "int16 activations, int8 weights"
+    DYNAMIC_RANGE = "dynamic range"
+    FLOAT16 = "float16 weights"
+    WEIGHT_ONLY = "weight-only int8"
+    PARTLY = "partly quantized"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +159,44 @@ class Graph:
 
     @property
     def is_quantized(self) -> bool:
-        """Whether any activation is an integer code."""
-        return any(
-            t.dtype.is_code and t.quant is not None
-            for i, t in enumerate(self.tensors)
-            if not t.is_const and i in self.producer
-        ) or any(self.tensors[i].dtype.is_code for i in self.inputs)
+        """Whether anything in the graph is quantized."""
+        return self.scheme is not Scheme.FLOAT32
+
+    @cached_property
+    def scheme(self) -> Scheme:
+        """How the network is quantized."""
+        live = {self.tensors[i].dtype for n in self.nodes for i in (*n.outputs, *self.live_inputs_of(n))}
+        if any(t.is_code for t in live):
+            if any(self.computes_in_float(n) for n in self.nodes):
+                return Scheme.PARTLY
+            inner = {self.tensors[n.outputs[0]].dtype for n in self.nodes if n.op not in CONVERSIONS}
+            if DType.INT16 in inner or (not inner and DType.INT16 in live):
+                return Scheme.INT16X8
+            return Scheme.UINT8 if DType.UINT8 in inner else Scheme.INT8
+        if any(self.is_hybrid(n) for n in self.nodes):
+            return Scheme.DYNAMIC_RANGE
+        stored = {t.stored.dtype for t in self.tensors if t.stored is not None}
+        if stored:
+            return Scheme.FLOAT16 if stored == {DType.FLOAT16} else Scheme.WEIGHT_ONLY
+        return Scheme.FLOAT32
+
+    def live_inputs_of(self, node: Node) -> tuple[int, ...]:
+        """A node's inputs that are neither constant nor left out."""
+        return tuple(i for i in node.inputs if i >= 0 and not self.tensors[i].is_const)
+
+    def computes_in_float(self, node: Node) -> bool:
+        """Whether a node's result is float32 arithmetic on float32 values."""
+        return self.tensors[node.outputs[0]].dtype is DType.FLOAT32 and node.op not in CONVERSIONS
+
+    def is_hybrid(self, node: Node) -> bool:
+        """Whether a node quantizes its float input on the fly, for weights that are integer codes."""
+        codes = any(i >= 0 and self.tensors[i].is_const and self.tensors[i].dtype.is_code for i in node.inputs)
+        return codes and self.computes_in_float(node)
+
+    @cached_property
+    def in_integers(self) -> bool:
+        """Whether every node computes on integer codes, or converts to and from them."""
+        return not any(self.computes_in_float(n) for n in self.nodes)
 
     def cut(self, output: int) -> Graph:
         """The same graph ending at another tensor; nodes that it does not need are dropped."""

@@ -120,14 +120,26 @@ class QuantParams:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Stored:
+    """How the file holds a float32 constant that the runtime makes of it first: float16, or integer codes."""
+
+    dtype: DType
+    quant: QuantParams | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Tensor:
-    """One tensor; ``shape`` includes the batch axis of 1, ``const`` is its data when it has any."""
+    """One tensor; ``shape`` includes the batch axis of 1, ``const`` is its data when it has any.
+
+    ``stored`` says how the file holds a constant that is dequantized before use.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: DType
     quant: QuantParams | None = None
     const: Array | None = None
+    stored: Stored | None = None
 
     def __post_init__(self) -> None:
         if self.const is not None:

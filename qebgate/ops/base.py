@@ -120,6 +120,8 @@ def clamp_grid(node: Node, graph: Graph, runtime: Runtime, activation: Activatio
 def rounding_of(node: Node, graph: Graph, runtime: Runtime) -> tuple[F64, F64]:
     """The envelope of a node in real units, [m] each (DEQUANTIZE states it in quanta of its input)."""
     out = graph.tensors[node.outputs[0]]
+    if graph.computes_in_float(node):
+        return np.zeros(out.size), np.zeros(out.size)
     r = rounding(node, graph, runtime)
     unit = (out if out.dtype.is_code else graph.tensors[node.inputs[0]]).q.s
     # one rounding of the product: nextafter outwards; exact zeros stay zero

@@ -42,11 +42,26 @@ def lower_linear(
     f, q = LinearNode.of(fn, ctx.pair.float), LinearNode.of(qn, ctx.pair.quantized)
     size = q.y.size
     channels = q.weights.shape[axis]
+    bf = np.zeros(channels) if f.bias is None else f.bias.astype(np.float64)
+    below, above = rounding_of(qn, ctx.pair.quantized, ctx.runtime)
+    if not q.x.dtype.is_code:
+        return Affine(
+            label=label(step),
+            inputs=step.inputs,
+            output=step.output,
+            f=(make(f.weights.astype(np.float64)),),
+            q=(make(_exact_weights(q)),),
+            bf=spread(bf, size),
+            bq=spread(np.zeros(channels) if q.bias is None else q.bias.astype(np.float64), size),
+            float_range=activation[0].range,
+            below=below,
+            above=above,
+            grid=None,
+            noise=ctx.noise(step),
+        )
     scale, _ = q.w.q.along(q.weights.ndim)
     unit = np.broadcast_to(q.x.q.s * q.w.q.scale, (channels,))
-    bf = np.zeros(channels) if f.bias is None else f.bias.astype(np.float64)
     bq = np.zeros(channels) if q.bias is None else q.bias.astype(np.float64) * unit
-    below, above = rounding_of(qn, ctx.pair.quantized, ctx.runtime)
     codes = activation[1].code_range(q.y, ctx.runtime)
     return Affine(
         label=label(step),
@@ -66,6 +81,17 @@ def lower_linear(
         accumulator_unit=spread(unit, size),
         noise=ctx.noise(step),
     )
+
+
+def _exact_weights(q: LinearNode) -> F64:
+    """Real weights of a node in float32: the exact products of codes and scales where those are stored."""
+    stored = q.w.stored
+    if stored is None or stored.quant is None:
+        return q.weights.astype(np.float64)
+    assert q.w.const is not None
+    scale, _ = stored.quant.along(q.w.const.ndim)
+    codes = np.rint(q.w.const.astype(np.float64) / scale)
+    return codes * scale
 
 
 def _requantizer(

@@ -29,15 +29,14 @@ class MaxPool2DLowering:
         ctx.same(step, sem.window(fn, ctx.pair.float), window, "windows")
         x, y = (ctx.pair.quantized.tensors[i] for i in (qn.inputs[0], qn.outputs[0]))
         ctx.same(step, x.shape[0], 1, "batch axes")
-        ctx.same(step, (x.q.s, x.q.z), (y.q.s, y.q.z), "scales of input and output")
+        if x.dtype.is_code:
+            ctx.same(step, (x.q.s, x.q.z), (y.q.s, y.q.z), "scales of input and output")
         grid = code_grid(x)
-        assert grid is not None
         index = taps(window, x.shape[3])
         if fa.activation is Activation.NONE and qa.activation is Activation.NONE:
             return [MaxPool(label(step), step.inputs, step.output, index, grid)]
         inner = ctx.fresh()
         clamped = clamp_grid(qn, ctx.pair.quantized, ctx.runtime, qa.activation)
-        assert clamped is not None
         zero = np.zeros(y.size)
         clamp = Affine(
             label=label(step),
@@ -51,6 +50,6 @@ class MaxPool2DLowering:
             below=zero,
             above=zero,
             grid=clamped,
-            codes_of_inputs=lambda c: np.clip(c[0], clamped.lo, clamped.hi),
+            codes_of_inputs=None if clamped is None else lambda c: np.clip(c[0], clamped.lo, clamped.hi),
         )
         return [MaxPool(label(step), step.inputs, inner, index, grid), clamp]

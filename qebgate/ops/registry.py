@@ -14,6 +14,7 @@ from qebgate.ops.curves import CurveLowering
 from qebgate.ops.depthwise_conv_2d import DepthwiseConv2DLowering
 from qebgate.ops.extremes import ReduceLowering, SelectLowering
 from qebgate.ops.fixed_point import FixedPointDenseLowering, FixedPointInputLowering
+from qebgate.ops.floating import lowered
 from qebgate.ops.fully_connected import FullyConnectedLowering
 from qebgate.ops.max_pool_2d import MaxPool2DLowering
 from qebgate.ops.movement import (
@@ -86,4 +87,4 @@ def _lowered(pair: Pair, runtime: Runtime, *, float32: bool) -> tuple[Layer, ...
         raise UnsupportedError(
             "QEB435", f"no bounds are implemented for {', '.join(missing)}", where=pair.quantized.source.label
         )
-    return tuple(layer for s in pair.steps for layer in ALL_LOWERINGS[s.op].lower(s, ctx))
+    return tuple(layer for s in pair.steps for layer in lowered(s, ctx, ALL_LOWERINGS[s.op].lower))

@@ -15,6 +15,8 @@ from qebgate.numerics.fixed_point import round_half_away
 from qebgate.numerics.rounding import F64
 from qebgate.regions.line import Line
 
+NO_QUANTUM = 2.0**-8
+"""Stands for the input's scale where it has none: searches look beside multiples of it."""
 InputQuantization = Literal["nearest", "truncate"]
 
 
@@ -90,11 +92,19 @@ class InputCodec:
             out = quantized.tensors[n.outputs[0]]
             if n.op == "QUANTIZE" and out.dtype.is_code:
                 return cls(out.q.s, out.q.z, out.dtype, in_model=True)
-        raise DataError(
-            "QEB453",
-            "the quantized model's input is neither an integer nor quantized at once",
-            where=quantized.source.label,
-        )
+        if t.dtype is not DType.FLOAT32:
+            raise DataError(
+                "QEB453",
+                "the quantized model's input is neither an integer nor a float32 number",
+                where=quantized.source.label,
+                found=t.dtype.value,
+            )
+        return cls(NO_QUANTUM, 0, DType.FLOAT32, in_model=True)
+
+    @property
+    def has_grid(self) -> bool:
+        """Whether the model's input is, or becomes at once, integer codes."""
+        return self.dtype.is_code
 
     def grid(self, codes: Array) -> NDArray[np.float32]:
         """The float32 inputs that codes stand for: ``float32((q - z) * s)``."""

@@ -79,6 +79,8 @@ def expand(
     finite, out of the codes' range, or whose region is empty.
     """
     preprocess.fit(shape)
+    if not codec.has_grid:
+        _check_floats(region)
     if region.kind == "box":
         return [_box(region, codec, shape, preprocess)]
     assert rows is not None
@@ -87,6 +89,20 @@ def expand(
         along = fit_directions(np.ones(shape) if directions is None else directions, shape, len(rows))
         return [_segment(region, codec, preprocess, rows[k], along[k], codes, index) for k, index in enumerate(indices)]
     return [_row(region, codec, preprocess, rows[k], codes, index) for k, index in enumerate(indices)]
+
+
+def _check_floats(region: Region) -> None:
+    """PolicyError for what only an integer input has."""
+    for wrong, found, fix in (
+        (region.domain == "grid", "domain: grid", "use `domain: real`"),
+        (region.unit == "lsb", "unit: lsb", "give the radius in real units"),
+        (region.values == "codes", "values: codes", "give the inputs as real numbers"),
+        (region.kind == "segment", "kind: segment", "use a ball, a box or points"),
+    ):
+        if wrong:
+            raise PolicyError(
+                "QEB252", "the quantized model computes on its float input: there are no codes", found=found, fix=fix
+            )
 
 
 def _check_values(region: Region, rows: Array, codec: InputCodec) -> bool:
@@ -314,6 +330,8 @@ def _excess(lower: F64, upper: F64, codec: InputCodec) -> float:
     0 within the half quantum (truncation: the quantum) by which rounding moves inputs anyway.
     The thousandth forgives the rounding of the scale itself to float32.
     """
+    if not codec.has_grid:
+        return 0.0
     slack = (1.0 if codec.mode == "truncate" else 0.501) * codec.scale
     table = _table(codec)
     beyond = max(float((table[0] - lower).max()), float((upper - table[-1]).max()))

@@ -65,6 +65,8 @@ class Conv2D(Semantics):
             lin.check_quantized(axis=0)
             assert isinstance(node.attrs, Conv2DAttrs)
             check_limits(node.attrs.activation, node, graph)
+        else:
+            lin.check_float(axis=0)
 
     def run_float(self, node: Node, graph: Graph, inputs: Sequence[Array | None]) -> Array:
         lin, attrs, x = LinearNode.of(node, graph), node.attrs, inputs[0]

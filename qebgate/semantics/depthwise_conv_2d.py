@@ -73,6 +73,8 @@ class DepthwiseConv2D(Semantics):
             lin.check_quantized(axis=3)
             assert isinstance(node.attrs, DepthwiseConv2DAttrs)
             check_limits(node.attrs.activation, node, graph)
+        else:
+            lin.check_float(axis=3)
 
     def run_float(self, node: Node, graph: Graph, inputs: Sequence[Array | None]) -> Array:
         lin, attrs, x = LinearNode.of(node, graph), node.attrs, inputs[0]

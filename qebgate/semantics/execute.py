@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from qebgate.errors import DataError, InternalError
-from qebgate.ir.graph import Graph
+from qebgate.ir.graph import Graph, Node
 from qebgate.ir.tensor import Array, DType
 from qebgate.runtimes.profiles import Runtime
 from qebgate.semantics.emulation import check_runtime
+from qebgate.semantics.hybrid import run_hybrid
 from qebgate.semantics.registry import ALL_SEMANTICS
 
+ONE_ROUNDING = frozenset({"ADD", "MAX_POOL_2D", "MUL", "PAD", "RELU", "RELU6", "RESHAPE", "SUB"})
+"""Operators whose float32 result is the same in every runtime."""
 _CHUNK_ELEMENTS = 1 << 20
 """Elements of the largest tensor that are computed at once, so that intermediate results stay in the caches."""
 
@@ -31,6 +34,29 @@ def run_int(graph: Graph, x: Array, runtime: Runtime, *, keep: Collection[int] =
     if len(runtime.members) > 1:
         raise InternalError("QEB915", f"{runtime.value} is several runtimes: it executes nothing")
     return _run(graph, {graph.inputs[0]: x.astype(np.float32 if t.dtype is DType.FLOAT32 else np.int32)}, runtime, keep)
+
+
+def run_node(node: Node, graph: Graph, args: Sequence[Array | None], runtime: Runtime) -> Array:
+    """One node of a quantized graph: on codes, or in float32 where it computes on floats (see :func:`exact`)."""
+    if not graph.computes_in_float(node):
+        return ALL_SEMANTICS[node.op].run_int(node, graph, args, runtime)
+    x = args[0]
+    assert x is not None
+    if graph.is_hybrid(node) and node.op == "FULLY_CONNECTED":
+        return run_hybrid(node, graph, x, runtime)
+    return ALL_SEMANTICS[node.op].run_float(node, graph, args)
+
+
+def exact(graph: Graph) -> bool:
+    """Whether execution here equals the runtimes bit for bit.
+
+    float32 sums have no order of their own, and exponentials no exact value.  One operation rounds once, everywhere;
+    and hybrid dense layers are emulated.
+    """
+    return all(
+        not graph.computes_in_float(n) or n.op in ONE_ROUNDING or (n.op == "FULLY_CONNECTED" and graph.is_hybrid(n))
+        for n in graph.nodes
+    )
 
 
 def _run(graph: Graph, values: Mapping[int, Array], runtime: Runtime | None, keep: Collection[int]) -> dict[int, Array]:
@@ -60,7 +86,7 @@ def _run_part(
     for node in graph.nodes:
         sem = ALL_SEMANTICS[node.op]
         args = [None if i < 0 else live[i] if i in live else graph.tensors[i].const for i in node.inputs]
-        out = sem.run_float(node, graph, args) if runtime is None else sem.run_int(node, graph, args, runtime)
+        out = sem.run_float(node, graph, args) if runtime is None else run_node(node, graph, args, runtime)
         live[node.outputs[0]] = out
         for i in node.inputs:
             if i in live and i not in wanted and last[i] == node.outputs[0]:

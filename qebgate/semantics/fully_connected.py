@@ -29,10 +29,14 @@ from qebgate.semantics.linear import LinearNode
 
 @dataclass(frozen=True, slots=True)
 class FullyConnectedAttrs:
-    """``keep_dims`` keeps the input's leading axes instead of flattening them into one."""
+    """``keep_dims`` keeps the input's leading axes instead of flattening them into one.
+
+    ``asymmetric`` says how builtin's hybrid kernel quantizes a float input (XNNPACK always does it asymmetrically).
+    """
 
     activation: Activation
     keep_dims: bool
+    asymmetric: bool = False
 
 
 class FullyConnected(Semantics):
@@ -42,7 +46,7 @@ class FullyConnected(Semantics):
     def parse(self, options: Options) -> FullyConnectedAttrs:
         if options.int8(1) != 0:
             raise UnsupportedError("QEB433", "FULLY_CONNECTED with shuffled weights is not supported")
-        return FullyConnectedAttrs(Activation.parse(options.int8(0)), options.bool(2))
+        return FullyConnectedAttrs(Activation.parse(options.int8(0)), options.bool(2), options.bool(3))
 
     def check(self, node: Node, graph: Graph) -> None:
         lin = LinearNode.of(node, graph)
@@ -64,6 +68,8 @@ class FullyConnected(Semantics):
             lin.check_quantized(axis=0)
             assert isinstance(node.attrs, FullyConnectedAttrs)
             check_limits(node.attrs.activation, node, graph)
+        else:
+            lin.check_float(axis=0)
 
     def run_float(self, node: Node, graph: Graph, inputs: Sequence[Array | None]) -> Array:
         lin, attrs = LinearNode.of(node, graph), node.attrs

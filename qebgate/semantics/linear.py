@@ -14,7 +14,11 @@ from qebgate.semantics.base import require
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LinearNode:
-    """A node ``y = act(x * W + b)`` with constant ``W`` and an optional constant ``b``."""
+    """A node ``y = act(x * W + b)`` with constant ``W`` and an optional constant ``b``.
+
+    ``weights`` are integer codes where the input is, and real numbers where it is a float: those of a hybrid
+    node dequantized, exact in float64.
+    """
 
     node: Node
     graph: Graph
@@ -37,7 +41,32 @@ class LinearNode:
             raise UnsupportedError(
                 "QEB434", "weights or bias are computed, not constant", where=f"{graph.source.label}: {node.origin}"
             )
+        if graph.is_hybrid(node):
+            weights = w.q.dequantize(weights)
         return cls(node, graph, graph.tensors[xi], w, graph.tensors[node.outputs[0]], weights, bias)
+
+    def check_float(self, axis: int) -> None:
+        """The preconditions of float and hybrid kernels; ``axis`` is the output channels' axis of the weights."""
+        n, g = self.node, self.graph
+        require(self.y.dtype is DType.FLOAT32, "a float input with an output of codes", n, g, self.y.dtype.value)
+        if self.bias is not None:
+            bias_type = g.tensors[n.inputs[2]].dtype
+            require(bias_type is DType.FLOAT32, "the bias of a float operator is not float32", n, g, bias_type.value)
+            require(
+                self.bias.shape == (self.w.shape[axis],), "the bias does not fit the weights", n, g, self.bias.shape
+            )
+        if not self.w.dtype.is_code:
+            require(self.w.dtype is DType.FLOAT32, "the weights are not float32", n, g, self.w.dtype.value)
+            return
+        q = self.w.q
+        require(self.w.dtype is DType.INT8, "hybrid weights are not int8", n, g, self.w.dtype.value)
+        require(q.axis in (None, axis), "weights are quantized along another axis", n, g, q.axis)
+        require(not q.zero_point.any(), "weights have a zero point", n, g, int(np.abs(q.zero_point).max()))
+        if n.op != "FULLY_CONNECTED":
+            require(self.bias is not None, f"a hybrid {n.op} without a bias", n, g)
+        if n.op == "DEPTHWISE_CONV_2D":  # builtin reads one scale for each channel, whatever there is
+            sizes = q.scale.size, self.w.shape[axis]
+            require(sizes[0] == sizes[1], "a hybrid DEPTHWISE_CONV_2D without a scale per channel", n, g, sizes)
 
     def accumulator_bound(self, reduce: tuple[int, ...]) -> float:
         """Upper bound of every ``sum |x_i - z| |w_i|``; ``reduce`` are the axes of W summed over."""

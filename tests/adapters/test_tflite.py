@@ -15,6 +15,7 @@ from qebgate.adapters.tflite import opcodes, read_tflite
 from qebgate.adapters.tflite.flatbuffer import FlatBuffer
 from qebgate.adapters.tflite.tensors import Buffers, read_tensor
 from qebgate.errors import ModelError, UnsupportedError
+from qebgate.ir.graph import Scheme
 from qebgate.ir.tensor import DType
 from qebgate.semantics.base import Activation
 from qebgate.semantics.registry import SEMANTICS
@@ -163,24 +164,29 @@ def test_an_operator_that_is_not_registered_is_refused(read, name):
     assert name in fails(read, b.build([x], [y]), "QEB430", UnsupportedError).message
 
 
-def test_dynamic_range_quantization_is_named(read):
+def test_dynamic_range_of_other_operators_is_named(read):
     b = Builder()
-    x, y = b.tensor((1, 2)), b.tensor((1, 3))
-    w = b.tensor((3, 2), "int8", data=np.ones((3, 2)), scale=[0.1, 0.2, 0.3])
-    b.op("FULLY_CONNECTED", [x, w, -1], [y])
+    x, y = b.tensor((1, 2)), b.tensor((1, 2))
+    w = b.tensor((1, 2), "int8", data=np.ones((1, 2)), scale=[0.1])
+    b.op("ADD", [x, w], [y])
     e = fails(read, b.build([x], [y]), "QEB435", UnsupportedError)
-    assert "dynamic-range" in e.message
+    assert "dynamic-range quantization of ADD" in e.message
     assert "representative" in (e.fix or "")
 
 
-@pytest.mark.parametrize("dtype, word", [("float16", "float16"), ("int8", "weight-only")])
-def test_weight_only_quantization_is_named(read, dtype, word):
+@pytest.mark.parametrize(
+    "dtype, scheme", [("float16", Scheme.FLOAT16), ("int8", Scheme.WEIGHT_ONLY), (None, Scheme.DYNAMIC_RANGE)]
+)
+def test_schemes_of_constants(read, dtype, scheme):
     b = Builder()
     x, y, w = b.tensor((1, 2)), b.tensor((1, 3)), b.tensor((3, 2))
-    c = b.tensor((3, 2), dtype, data=np.ones((3, 2)), scale=None if dtype == "float16" else 0.1)
-    b.op("DEQUANTIZE", [c], [w], version=2)
-    b.op("FULLY_CONNECTED", [x, w, -1], [y])
-    assert word in fails(read, b.build([x], [y]), "QEB435", UnsupportedError).message
+    c = b.tensor((3, 2), dtype or "int8", data=np.ones((3, 2)), scale=None if dtype == "float16" else 0.1)
+    if dtype is not None:
+        b.op("DEQUANTIZE", [c], [w], version=2)
+    b.op("FULLY_CONNECTED", [x, c if dtype is None else w, -1], [y])
+    graph = read(b.build([x], [y]))
+    assert graph.scheme is scheme
+    assert [n.op for n in graph.nodes] == ["FULLY_CONNECTED"]
 
 
 @pytest.mark.parametrize("name", ["INT4", "FLOAT64", "STRING", "BFLOAT16", "COMPLEX64", "RESOURCE"])

@@ -14,7 +14,7 @@ from qebgate.adapters.files import read_file
 from qebgate.adapters.tflite.constants import folded
 from qebgate.adapters.tflite.flatbuffer import FlatBuffer, Table, TableOptions
 from qebgate.adapters.tflite.opcodes import CUSTOM, OPTIONS_TYPE, operator_name
-from qebgate.adapters.tflite.schemes import SCHEME, find_schemes
+from qebgate.adapters.tflite.schemes import SCHEME, find_schemes, fold_constants
 from qebgate.adapters.tflite.tensors import Buffers, located, read_tensor
 from qebgate.errors import ModelError, UnsupportedError, printable
 from qebgate.ir.graph import Graph, Node, Source
@@ -101,6 +101,7 @@ def _read_model(fb: FlatBuffer, model: Table, source: Source) -> Graph:
     _check_indices(fb, nodes, inputs, outputs, graph.count(0))
     if len(tensors) < graph.count(0):
         raise _summary(problems, fb.label)
+    nodes, tensors = fold_constants(nodes, tensors)
     schemes, mixed = find_schemes(nodes, tensors)
     problems = schemes + problems
     _check_ends(fb, tensors, inputs, outputs, problems)

@@ -1,34 +1,69 @@
-"""Recognition of quantization schemes that are not full integer quantization.
+"""Quantization schemes other than full integers: constants that are dequantized first, hybrid operators.
 
-A runtime executes them with rules of its own (hybrid kernels quantize activations on the fly, constants
-are dequantized first): reading their integer weights as if they were numbers would be wrong.
+A DEQUANTIZE of a constant is what the file says about the constant, not a step of the network: the constant becomes
+the float32 numbers that it stands for, and remembers how it is stored.  What no runtime here executes, or executes
+in a way that was not measured, is refused by name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from qebgate.errors import ModelError, UnsupportedError
 from qebgate.ir.graph import Node
-from qebgate.ir.tensor import DType, Tensor
+from qebgate.ir.tensor import Array, DType, Stored, Tensor
 
 _FULL_INTEGER = (
     "convert with a representative data set, `optimizations = [tf.lite.Optimize.DEFAULT]` and "
     "`supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]`"
 )
-_CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "CAST")
 
 SCHEME = "QEB435"
 """Code of the errors of this module."""
 
-DYNAMIC_RANGE = "dynamic-range quantization is not supported: int8 weights with float activations"
-WEIGHT_ONLY = "weight-only quantization is not supported: integer weights that are dequantized before use"
-FLOAT16_WEIGHTS = "float16 quantization is not supported: float16 weights that are dequantized before use"
+HYBRID = frozenset({"FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D"})
+"""Operators whose hybrid kernels (float activations, int8 weights) were read and measured."""
+
+ASYMMETRIC = "constants with a zero point that are dequantized before use are not supported"
 FLOAT16 = "float16 computation is not supported"
+OTHER = "dynamic-range quantization of {op} is not supported: integer constants with float activations"
+
+
+def fold_constants(nodes: Sequence[Node], tensors: Sequence[Tensor]) -> tuple[tuple[Node, ...], tuple[Tensor, ...]]:
+    """The graph without its DEQUANTIZE nodes on constants; what they give is constant itself."""
+    out, kept = list(tensors), list[Node]()
+    for n in nodes:
+        made = _dequantized(n, out)
+        if made is None:
+            kept.append(n)
+        else:
+            out[n.outputs[0]] = made
+    return tuple(kept), tuple(out)
+
+
+def _dequantized(node: Node, tensors: Sequence[Tensor]) -> Tensor | None:
+    """The constant that a DEQUANTIZE makes; None where there is nothing to fold, or a later check refuses it."""
+    if node.op != "DEQUANTIZE" or len(node.inputs) != 1 or len(node.outputs) != 1:
+        return None
+    x, y = tensors[node.inputs[0]], tensors[node.outputs[0]]
+    if x.const is None or y.is_const or y.dtype is not DType.FLOAT32 or x.shape != y.shape:
+        return None
+    values: Array
+    if x.dtype is DType.FLOAT16:
+        values = x.const.astype(np.float32)  # exact
+    elif x.dtype is DType.INT8 and x.quant is not None and not x.quant.zero_point.any():
+        scale, _ = x.quant.along(x.const.ndim)
+        values = x.const.astype(np.float32) * scale.astype(np.float32)  # rounded once, in every runtime
+    else:
+        return None
+    return replace(y, const=values, stored=Stored(x.dtype, x.quant), quant=None)
 
 
 def find_schemes(nodes: Sequence[Node], tensors: Sequence[Tensor]) -> tuple[list[ModelError], set[int]]:
-    """One error per scheme that is not supported, and the positions of the nodes that they concern."""
+    """One error per scheme that is not supported, and the file positions of the nodes that they concern."""
     found: dict[str, list[Node]] = {}
     for n in nodes:
         scheme = _scheme(n, tensors)
@@ -46,12 +81,12 @@ def find_schemes(nodes: Sequence[Node], tensors: Sequence[Tensor]) -> tuple[list
 def _scheme(node: Node, tensors: Sequence[Tensor]) -> str | None:
     ins = [tensors[i] for i in node.inputs if i >= 0]
     outs = [tensors[o] for o in node.outputs]
-    constant_codes = any(t.is_const and t.dtype.is_code for t in ins)
     if node.op == "DEQUANTIZE" and ins and ins[0].is_const:
-        return FLOAT16_WEIGHTS if ins[0].dtype is DType.FLOAT16 else WEIGHT_ONLY
+        return ASYMMETRIC
     if any(t.dtype is DType.FLOAT16 for t in ins + outs):
         return FLOAT16
     floats = any(t.dtype is DType.FLOAT32 and not t.is_const for t in ins + outs)
-    if floats and constant_codes and node.op not in _CONVERSIONS:
-        return DYNAMIC_RANGE
+    constant_codes = any(t.is_const and t.dtype.is_code for t in ins)
+    if floats and constant_codes and node.op not in (*HYBRID, "QUANTIZE", "DEQUANTIZE", "CAST"):
+        return OTHER.format(op=node.op)
     return None
