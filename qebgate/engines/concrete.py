@@ -24,7 +24,7 @@ from qebgate.regions.cell import Cell
 from qebgate.runtimes.profiles import Runtime
 from qebgate.runtimes.replay import Replayer
 from qebgate.semantics.execute import run_float, run_int
-from qebgate.task import Task
+from qebgate.task import Task, witnessed
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -167,7 +167,7 @@ class Session:
         """
         if len(task.runtime.members) > 1:
             each = [self.witness(replace(task, runtime=r), inputs, engine, exact) for r in task.runtime.members]
-            return max(each, key=lambda w: task.prop.of_gap(w.gap))
+            return max(each, key=lambda w: witnessed(task.prop, w))
         pick = list(task.outputs)
         given = inputs.x if inputs.codes is None else inputs.codes
         q = self.outputs(task.pair.quantized, given, task.runtime)[0, pick]

@@ -24,7 +24,7 @@ from qebgate.engines.probe import Probe
 from qebgate.engines.segment import Segment
 from qebgate.engines.split.engine import Split
 from qebgate.engines.statistical import Statistical
-from qebgate.evidence import Bound, Evidence, Progress, Stopped, Witness, silent
+from qebgate.evidence import Bound, Evidence, Progress, Range, Stopped, Witness, silent
 from qebgate.numerics.rounding import passes
 from qebgate.properties import Property
 from qebgate.task import Budget, Task, proven, witnessed
@@ -40,7 +40,7 @@ UNSUITED: dict[str, tuple[type[Engine], ...]] = {
 """Engines that aim at the gap of one output, where that says little about the property."""
 HOPELESS: tuple[type[Engine], ...] = (Dra, Split, Branch, Milp)
 """Engines that treat rounding as free noise: not tried where the noise floor says that nothing can come of it."""
-EXECUTING: tuple[type[Engine], ...] = (Execute, Segment, Forms, Enumerate, Falsify, Anneal, Split)
+EXECUTING: tuple[type[Engine], ...] = (Execute, Segment, Forms, Enumerate, Falsify, Probe, Anneal, Split)
 """Engines that run the quantized network itself: in one runtime at a time."""
 IN_FLOAT: tuple[type[Engine], ...] = (Execute, Falsify, Dra, Anneal)
 """Engines that know quantized networks which compute in float32 in part."""
@@ -119,7 +119,7 @@ def _run(engine: Engine, task: Task, known: Sequence[Evidence], budget: Budget, 
         if answered(task.prop, others):
             return others
     witnesses = [e for e in others if isinstance(e, Witness)]
-    worst = max(witnesses, key=lambda w: task.prop.of_gap(w.gap), default=None)
+    worst = max(witnesses, key=lambda w: witnessed(task.prop, w), default=None)
     stopped = [e for e in others if isinstance(e, Stopped)][:1]
     return [*_united(bounds, engine.name, time.monotonic() - start), *([worst] if worst else []), *stopped]
 
@@ -131,7 +131,22 @@ def _united(bounds: Sequence[Bound | None], engine: str, seconds: float) -> Sequ
         return []
     weakest: Bound = max(known, key=lambda b: ("exhaustive", "certified", "solver").index(b.trust))
     lower, upper = np.min([b.lower for b in known], axis=0), np.max([b.upper for b in known], axis=0)
-    return [Bound(lower, upper, weakest.trust, engine, seconds)]
+    return [Bound(lower, upper, weakest.trust, engine, seconds, _hull(known), _largest(known))]
+
+
+def _hull(bounds: Sequence[Bound]) -> tuple[Range, Range] | None:
+    values = [b.values for b in bounds if b.values is not None]
+    if len(values) < len(bounds):
+        return None
+    f, q = (
+        (np.min([v[side][0] for v in values], axis=0), np.max([v[side][1] for v in values], axis=0)) for side in (0, 1)
+    )
+    return f, q
+
+
+def _largest(bounds: Sequence[Bound]) -> float | None:
+    figures = [b.figure for b in bounds if b.figure is not None]
+    return max(figures) if len(figures) == len(bounds) else None
 
 
 def order(task: Task) -> Sequence[type[Engine]]:

@@ -11,6 +11,7 @@ runtime where that evaluates its file, else in float64.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from decimal import ROUND_CEILING, Context, Decimal
 
 import numpy as np
@@ -21,7 +22,6 @@ from qebgate.engines.guard import Guard, GuardedStop
 from qebgate.evidence import Evidence, Sampled, Stopped
 from qebgate.numerics.rounding import F64
 from qebgate.regions.cell import Cell
-from qebgate.runtimes.profiles import Runtime
 from qebgate.task import Budget, Sampling, Task
 
 BATCH = 4096
@@ -64,7 +64,7 @@ class Statistical:
         limit = task.prop.limit
         try:
             for inputs in drawn(task, asked):
-                scores = task.prop.scores(quantized_outputs(task, inputs), _floats(task, inputs, session))
+                scores = _scores(task, inputs, session)
                 failures += int((~(scores <= limit)).sum())
                 row = int(np.argmax(scores))
                 if worst is None or scores[row] > worst[0]:
@@ -114,9 +114,18 @@ def _inputs(task: Task, points: F64) -> Inputs:
     return Inputs.of_codes(task, points) if task.cell.codes is not None else Inputs.of_reals(task, points)
 
 
+def _scores(task: Task, inputs: Inputs, session: Session) -> F64:
+    """The figures [B]; of an envelope the largest of its runtimes'."""
+    found: list[F64] = []
+    for runtime in task.runtime.members:
+        t = replace(task, runtime=runtime)
+        found.append(t.prop.scores(quantized_outputs(t, inputs), _floats(t, inputs, session)))
+    return np.max(found, axis=0)
+
+
 def _floats(task: Task, inputs: Inputs, session: Session) -> F64:
     """The float outputs [B, K] as the runtime returns them, or in float64 (module docstring)."""
-    replayed = task.pair.float.source.format == "tflite" and task.runtime is not Runtime.FIXED_POINT
+    replayed = task.pair.float.source.format == "tflite" and not task.runtime.emulated
     if task.float_semantics == "float32" and replayed:
         return session.outputs(task.pair.float, inputs.x, task.runtime)[:, list(task.outputs)]
     return float_outputs(task, inputs)

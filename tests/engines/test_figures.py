@@ -1,4 +1,4 @@
-"""``max_rel``, ``same_top1`` and ``max_l2`` on real models: no input beyond a proven figure, no PASS below a seen one."""
+"""The figures of the outputs on real models: no input beyond a proven one, no PASS below a seen one."""
 
 from __future__ import annotations
 
