@@ -1,9 +1,11 @@
-"""A Keras callback that quantizes the trained model and proves how far the result is from it.
+"""A Keras callback that quantizes the model while it trains and proves how far the result is from it.
 
-Works with tf_keras (Keras 2) and Keras 3 on the TensorFlow backend; needs the ``[tensorflow]`` extra::
+Works with Keras 3 on the TensorFlow backend, with tf_keras (Keras 2), and with models of quantization-aware training
+(TF-MOT); needs the ``[tensorflow]`` extra::
 
-    gate = QuantizationGate(x_val[:20], limit=0.5, radius=0.01, representative=x_train[:200])
-    model.fit(x_train, y_train, callbacks=[gate])
+    gate = QuantizationGate(x_val[:20], limit=0.5, radius=0.01, representative=x_train[:200], every=5)
+    stop = keras.callbacks.EarlyStopping(monitor="qebgate_gap_proven", mode="min", patience=2)
+    model.fit(x_train, y_train, epochs=50, callbacks=[gate, stop])  # the gate first: others read what it logs
     gate.result.verdict, gate.result.proven, gate.result.witnessed
 """
 
@@ -14,18 +16,18 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qebgate.gate import check
-from qebgate.policy.load import parse_policy
+from qebgate.integrations.question import Asked, Model, ask, ball, working_folder
 from qebgate.result import Report
 
 if importlib.util.find_spec("tensorflow") is None:
     raise ImportError("qebgate.integrations.keras needs TensorFlow: pip install 'qebgate[tensorflow]'")
+
+OnFail = Literal["log", "stop", "raise"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class GateResult:
 
 
 class QuantizationGateError(RuntimeError):
-    """The gate did not pass and ``raise_on_fail`` is set."""
+    """The gate did not pass and ``on_fail`` is ``raise``."""
 
 
 class _Hooks:
@@ -72,7 +74,7 @@ class _Hooks:
 
 
 class QuantizationGate(_Hooks):
-    """At the end of training: convert a snapshot to float and int8 .tflite and bound the gap between them.
+    """Convert a snapshot of the model, bound its gap to the float reference, log the figures, and act on the verdict.
 
     ``data`` [N, *input shape] are the centres of the checked regions, real inputs of the model;
     ``radius`` is the L-infinity radius around each, in input units, and ``limit`` the largest gap of
@@ -80,11 +82,14 @@ class QuantizationGate(_Hooks):
     ``tensor`` is ``logits`` (before a final softmax or sigmoid) or ``output``; ``domain`` is ``grid``
     (the inputs that the int8 model can represent) or ``real`` (all of them).
 
-    Afterwards ``result`` holds the outcome, and the logs of ``on_train_end`` and the model's history
-    hold ``qebgate_gap_proven``, ``qebgate_gap_witnessed`` (NaN: not established) and
-    ``qebgate_verdict``.  With ``raise_on_fail`` a verdict other than ``pass`` raises
-    QuantizationGateError.  Raises QebgateError where the converted models cannot be analysed, as for
-    models that are already wrapped for quantization-aware training.
+    The check runs at the end of training and, with ``every=n``, after every n-th epoch; no hook is called for
+    batches.  The reference is ``reference`` (a model's file, or the bytes of a .tflite file), or the model itself as
+    it is then; of a model of quantization-aware training, the float network of its weights.
+
+    Epoch logs, and so the history and every callback that comes after this one, get ``qebgate_gap_proven``,
+    ``qebgate_gap_witnessed`` (NaN: not established) and ``qebgate_passed`` (1 or 0), those of the last check.
+    ``on_fail``: ``log`` nothing more than that, ``stop`` the training, or ``raise`` QuantizationGateError with the
+    explanation.  Raises QebgateError where the converted models cannot be analysed.
     """
 
     def __init__(
@@ -94,83 +99,106 @@ class QuantizationGate(_Hooks):
         limit: float,
         radius: float = 0.0,
         representative: NDArray[Any] | None = None,
+        reference: Model | None = None,
+        every: int | None = None,
+        on_fail: OnFail = "log",
         runtime: str | Sequence[str] = "litert-xnnpack",
         tensor: str = "logits",
         domain: str = "grid",
         effort: str = "quick",
-        raise_on_fail: bool = False,
         keep: str | Path | None = None,
     ) -> None:
-        """``keep`` names a folder for the snapshot, its data and its policy (default: a temporary one)."""
+        """``keep`` names a folder for the snapshot and its data (default: a temporary one)."""
+        if every is not None and every < 1:
+            msg = "every must be at least 1 epoch"
+            raise ValueError(msg)
         self.data = np.asarray(data, np.float32)
         self.representative = self.data if representative is None else np.asarray(representative, np.float32)
-        self.limit, self.radius = limit, radius
+        self.limit, self.radius, self.reference = limit, radius, reference
+        self.every, self.on_fail = every, on_fail
         self.runtime, self.tensor, self.domain, self.effort = runtime, tensor, domain, effort
-        self.raise_on_fail = raise_on_fail
-        self.keep = None if keep is None else Path(keep)
+        self.keep = keep
         self.result: GateResult | None = None
+        self._checked = False  # whether the model as it is now is the one of `result`
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Forget an earlier training."""
+        del logs
+        self.result, self._checked = None, False
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """The model changes from here on."""
+        del epoch, logs
+        self._checked = False
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Check where this epoch is one to check, and log the figures of the last check."""
+        if self.every is None:
+            return
+        if (epoch + 1) % self.every == 0:
+            self._run()
+        if logs is not None:
+            logs.update(self._figures())
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Check the model as it is now and write the outcome into ``logs`` and the history."""
-        result = self.result = self.check(self.model)
-        figures = {
-            "qebgate_gap_proven": float("nan") if result.proven is None else result.proven,
-            "qebgate_gap_witnessed": float("nan") if result.witnessed is None else result.witnessed,
-            "qebgate_verdict": result.verdict,
-        }
+        """Check the model as it is now, unless the last epoch did, and write the outcome into logs and history."""
+        if not self._checked:
+            self._run()
+            history = getattr(getattr(self.model, "history", None), "history", None)
+            if isinstance(history, dict) and self.every is None:
+                for key, value in self._figures().items():
+                    history.setdefault(key, []).append(value)  # pyright: ignore[reportUnknownMemberType]
         if logs is not None:
-            logs.update(figures)
-        history = getattr(getattr(self.model, "history", None), "history", None)
-        if isinstance(history, dict):
-            for key, value in figures.items():
-                history.setdefault(key, []).append(value)  # pyright: ignore[reportUnknownMemberType]
-        if self.raise_on_fail and result.verdict != "pass":
-            found = f"{result.verdict} (proven {result.proven}, witnessed {result.witnessed})"
-            msg = f"the quantized model is not within {self.limit:g} of the float one: {found}"
-            raise QuantizationGateError(msg)
+            logs.update(self._figures())
 
     def check(self, model: Any) -> GateResult:
         """Convert a model and check it; also of use without ``fit``."""
-        if self.keep is not None:
-            self.keep.mkdir(parents=True, exist_ok=True)
-            return self._check(model, self.keep)
-        with TemporaryDirectory(prefix="qebgate-") as folder:
-            return self._check(model, Path(folder))
+        return self._ask(model)[0]
 
-    def _check(self, model: Any, folder: Path) -> GateResult:
-        np.savez(folder / "data.npz", x=self.data)
-        (folder / "float.tflite").write_bytes(self._convert(model, quantize=False))
-        (folder / "int8.tflite").write_bytes(self._convert(model, quantize=True))
-        runtimes = [self.runtime] if isinstance(self.runtime, str) else list(self.runtime)
-        region = {"kind": "ball", "data": "data.npz", "array": "x", "radius": float(self.radius)}
-        policy: dict[str, Any] = {
-            "version": 1,
-            "models": {
-                "model": {
-                    "float": "float.tflite",
-                    "quantized": "int8.tflite",
-                    "runtime": runtimes,
-                    "input_quantization": "nearest",
-                }
-            },
-            "regions": {"near_data": {**region, "domain": self.domain, "out_of_range": "allow"}},
-            "checks": [
-                {
-                    "id": "quantization",
-                    "model": "model",
-                    "region": "near_data",
-                    "property": {"kind": "max_abs", "limit": float(self.limit), "tensor": self.tensor},
-                    "effort": self.effort,
-                }
-            ],
+    def _run(self) -> None:
+        result, explanation = self._ask(self.model)
+        self.result, self._checked = result, True
+        if result.verdict == "pass" or self.on_fail == "log":
+            return
+        if self.on_fail == "stop":
+            self.model.stop_training = True
+            return
+        raise QuantizationGateError(f"the quantized model is not within {self.limit:g} of the float one\n{explanation}")
+
+    def _figures(self) -> dict[str, float]:
+        r = self.result
+        nan = float("nan")
+        return {
+            "qebgate_gap_proven": nan if r is None or r.proven is None else r.proven,
+            "qebgate_gap_witnessed": nan if r is None or r.witnessed is None else r.witnessed,
+            "qebgate_passed": float(r is not None and r.verdict == "pass"),
         }
-        report = check(parse_policy(policy, "QuantizationGate", folder))
-        if report.errors:
-            raise report.errors[0].error
-        found = report.checks[0]
-        return GateResult(found.verdict, found.proven, found.witnessed, report)
 
-    def _convert(self, model: Any, *, quantize: bool) -> bytes:
+    def _ask(self, model: Any) -> tuple[GateResult, str]:
+        with working_folder(self.keep) as folder:
+            asked = self._asked(model, folder)
+            found = asked.check
+            wanted = found.verdict != "pass" and self.on_fail == "raise"
+            explanation = asked.explanation() if wanted else ""
+        return GateResult(found.verdict, found.proven, found.witnessed, asked.report), explanation
+
+    def _asked(self, model: Any, folder: Path) -> Asked:
+        aware = is_quantization_aware(model)
+        reference = self.reference
+        if reference is None and aware:
+            reference = folder / "reference.h5"
+            model.save(reference)
+        if reference is None:
+            reference = self._convert(model, quantize=False, aware=False)
+        quantized = self._convert(model, quantize=True, aware=aware)
+        region = ball(self.data, self.radius, domain=self.domain, out_of_range="allow")
+        prop = {"kind": "max_abs", "limit": float(self.limit), "tensor": self.tensor}
+        return ask(
+            reference, quantized, region, prop, folder, runtime=self.runtime, input_quantization="nearest",
+            effort=self.effort,
+        )  # fmt: skip
+
+    def _convert(self, model: Any, *, quantize: bool, aware: bool) -> bytes:
         """A .tflite file of the model as it stands, for a batch of one."""
         tf: Any = importlib.import_module("tensorflow")
         spec = tf.TensorSpec((1, *self.data.shape[1:]), tf.float32, name="x")
@@ -182,8 +210,15 @@ class QuantizationGate(_Hooks):
         if quantize:
             rows = self.representative
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
-            converter.representative_dataset = lambda: ([row[None]] for row in rows)
-            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            if not aware:  # else the ranges are in the model
+                converter.representative_dataset = lambda: ([row[None]] for row in rows)
+                converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type = converter.inference_output_type = tf.int8
         content: bytes = converter.convert()
         return content
+
+
+def is_quantization_aware(model: Any) -> bool:
+    """Whether TF-MOT wrapped a model's layers for quantization-aware training."""
+    layers: Sequence[object] = getattr(model, "layers", ())
+    return any(type(layer).__name__ in ("QuantizeLayer", "QuantizeWrapper", "QuantizeWrapperV2") for layer in layers)
