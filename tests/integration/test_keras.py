@@ -60,9 +60,8 @@ print(json.dumps(said))
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("how", ["tf_keras", "keras", "tfmot"])
 def test_callback_in_fit(how: str, root: Path, digits: Path, tmp_path: Path) -> None:
-    if how == "tfmot":
-        if importlib.util.find_spec("tensorflow_model_optimization") is None:
-            pytest.skip("needs the [tfmot] extra")
+    if how == "tfmot" and importlib.util.find_spec("tensorflow_model_optimization") is None:
+        pytest.skip("needs the [tfmot] extra")
     env = {**os.environ, "PYTHONPATH": str(root), "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, "-c", TRAIN, how, str(digits / "data" / "golden.npz")]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
