@@ -282,9 +282,7 @@ def update(
 
 
 @ratchet.command()
-def diff(
-    policy: _Policy = None, checks: _Checks = None, sets: _Sets = None, root: _Root = None, jobs: Jobs = 1
-) -> int:
+def diff(policy: _Policy = None, checks: _Checks = None, sets: _Sets = None, root: _Root = None, jobs: Jobs = 1) -> int:
     """Run the gate and show each bound beside the baseline's."""
     from qebgate.cli import baseline, commands
 
@@ -301,6 +299,14 @@ def inspect(
     from qebgate.cli import commands
 
     return commands.inspect(models)
+
+
+@app.command()
+def selftest() -> int:
+    """Run planted counterexamples through this installation: 0 where every answer is right, else 70."""
+    from qebgate.cli.selftest import selftest as run
+
+    return run()
 
 
 @app.command()

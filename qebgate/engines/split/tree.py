@@ -100,7 +100,7 @@ class Tree(Bisection):
         run = Run(a.root, 1)
         a.backward.value(p.output, Form(d=one), run)
         form, total = run.live.get(ROOT), np.zeros((1, 1))
-        if form is None:
+        if form is None or (form.h is None and form.g is None):  # the bound does not depend on them
             return np.zeros(self.free.size)
         for c in (form.h, form.g):
             if c is not None:
