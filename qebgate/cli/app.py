@@ -23,7 +23,7 @@ Formats = Annotated[
     typer.Option(
         "--format",
         metavar="F[=PATH]",
-        help="rich (default), json, markdown, github, sarif, junit or html; to a file with =PATH. Repeatable.",
+        help="rich (default), json, markdown, github, sarif, junit, html or intoto; to a file with =PATH. Repeatable.",
     ),
 ]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="Processes to use.")]
@@ -299,6 +299,27 @@ def inspect(
     from qebgate.cli import commands
 
     return commands.inspect(models)
+
+
+@app.command()
+def verify(
+    evidence: Annotated[
+        Path, typer.Argument(metavar="EVIDENCE", help="A result file, or the folder of `check --evidence`.")
+    ],
+    model: Annotated[Path, typer.Option("--model", metavar="M", help="The quantized model that is to be deployed.")],
+    policy: Annotated[Path | None, typer.Option("--policy", metavar="P", help="[default: the nearest]")] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="models.NAME.KEY=VALUE", help="As it was given to `check`. Repeatable."),
+    ] = None,
+    runtime: Annotated[
+        list[str] | None, typer.Option("--runtime", help="NAME or 'NAME VERSION' that must have been checked.")
+    ] = None,
+) -> int:
+    """Confirm that this very model passed this very policy, without solving again: 0 yes, 1 no."""
+    from qebgate.cli.deploy import verify as run
+
+    return run(evidence, model, policy, sets or [], runtime or [])
 
 
 @app.command()

@@ -19,7 +19,7 @@ from qebgate.policy import PolicyFile, find_policy, load_policy, parse_policy
 from qebgate.policy.load import did_you_mean
 from qebgate.result import Report
 
-FORMATS = ("rich", "json", "markdown", "github", "sarif", "junit", "html")
+FORMATS = ("rich", "json", "markdown", "github", "sarif", "junit", "html", "intoto")
 EXPLAIN_FORMATS = ("rich", "json")
 EXPLAINING = 20.0
 """Seconds for taking apart the worst bound of one check for the HTML report."""
@@ -318,6 +318,7 @@ def _run(
         from qebgate.cli.recheck import keep
 
         keep(source, report, only, evidence)
+        _save(evidence / "result.json", rendered(report, "json", source).encode())
     for f in formats:
         _write(report, f, source)
     return exit_code(report, exit_zero=exit_zero)
@@ -358,6 +359,7 @@ def rendered(report: Report, name: str, source: PolicyFile) -> str:
     """A report as text in one of the formats for programs and pages."""
     from qebgate.report.github import render_github
     from qebgate.report.html import render_html
+    from qebgate.report.intoto import render_intoto
     from qebgate.report.json import render_json
     from qebgate.report.junit import render_junit
     from qebgate.report.markdown import render_markdown
@@ -373,6 +375,7 @@ def rendered(report: Report, name: str, source: PolicyFile) -> str:
         "github": render_github,
         "sarif": render_sarif,
         "junit": render_junit,
+        "intoto": render_intoto,
     }
     return renderers[name](report)
 

@@ -71,13 +71,22 @@ def load_policy(path: Path, *, root: Path | None = None, sets: Sequence[str] = (
     """
     data = _read(path)
     doc = read_document(data, printable(path))
-    return _finish(doc, path, root if root is not None else path.parent, hashlib.sha256(data).hexdigest(), sets)
+    return _finish(doc, path, root if root is not None else path.parent, _identity(data, sets), sets)
 
 
 def parse_policy(data: dict[str, Any], name: str, root: Path) -> PolicyFile:
     """Validate a policy that a program made (the command line, a callback); ``name`` stands for the file in errors."""
     doc = Document(name, data)
     return _finish(doc, None, root, hashlib.sha256(repr(data).encode()).hexdigest(), ())
+
+
+def _identity(data: bytes, sets: Sequence[str]) -> str:
+    """SHA-256 of a policy: of its file, and of overrides that change the question.
+
+    A quantized model named on the command line is none: results hold that model's own hash.
+    """
+    changed = sorted(s for s in sets if not s.partition("=")[0].endswith(".quantized"))
+    return hashlib.sha256(b"\0".join([data, *(s.encode() for s in changed)])).hexdigest()
 
 
 def _read(path: Path) -> bytes:
@@ -127,10 +136,20 @@ def _finish(doc: Document, path: Path | None, root: Path, sha256: str, sets: Seq
             for place, x in _translate(doc, e)
             if not any(place[: len(s)] == s for s in scopes) and not any(b[: len(place)] == place for b in doc.bad)
         ]
-    errors += _references(doc, raw)
+    errors = [*_without_misspelt(errors), *_references(doc, raw)]
     if errors or policy is None:
         raise _joined(doc, errors)
     return PolicyFile(policy, path, root, sha256, doc)
+
+
+def _without_misspelt(errors: Sequence[PolicyError]) -> list[PolicyError]:
+    """Without the keys that are missing only because they are misspelt: the other error says so already."""
+    hints = {e.fix for e in errors if e.code == "QEB209"}
+    return [
+        e
+        for e in errors
+        if e.code != "QEB210" or f"did you mean {e.message.removesuffix(' is missing')[1:-1]!r}?" not in hints
+    ]
 
 
 def _joined(doc: Document, errors: Sequence[PolicyError]) -> PolicyError:
@@ -232,6 +251,27 @@ _TYPES = {
 }
 
 
+_FORMS = {
+    "number": "a decimal number such as 0.5",
+    "whole": "such as 1",
+    "is": "text, in quotes where it could be a number",
+    "mapping": "`key: value` pairs, in lines of their own or in { }",
+    "list": "entries in lines that begin with `-`, or in [ ]",
+}
+_LENGTHS = {
+    "too_short": "add entries, or leave the key out",
+    "too_long": "remove entries",
+    "string_too_short": "write something, or leave the key out",
+    "string_too_long": "shorten it",
+    "string_pattern_mismatch": "a name such as digits-logits",
+}
+_UNITS = {
+    **dict.fromkeys(("`per_task`", "`total`", "`memory`"), "give a unit: 30s, 10m, 2h; 512MiB, 8GiB"),
+    "`max_increase`": "a share in percent, such as 5%",
+    "`expires`": "year, month and day, such as 2027-01-31",
+}
+
+
 def _translate(doc: Document, errors: ValidationError) -> Iterator[tuple[Place, PolicyError]]:
     for e in errors.errors(include_url=False):
         place = _place(doc.data, e["loc"])
@@ -261,7 +301,8 @@ def _translate(doc: Document, errors: ValidationError) -> Iterator[tuple[Place, 
                 PolicyError("QEB212", f"{label} has a value that is not known", doc.where(at), _shown(value), fix),
             )
         elif kind.startswith("QEB"):
-            yield place, PolicyError(kind, e["msg"], where, _shown(e["input"]) if kind == "QEB211" else None)
+            found = _shown(e["input"]) if kind == "QEB211" else None
+            yield place, PolicyError(kind, e["msg"], where, found, ctx.get("fix"))
         else:
             yield place, _wrong_value(kind, ctx, name, e, where)
 
@@ -278,11 +319,11 @@ def _label(place: Place) -> str:
 def _wrong_value(kind: str, ctx: dict[str, Any], name: str, e: Any, where: str) -> PolicyError:
     value = e["input"]
     if kind in _TYPES:
-        fix = None
+        fix = _FORMS[_TYPES[kind].split()[1]]
         if kind in ("float_type", "int_type") and isinstance(value, str):
             fix = "write the number without quotes, as a decimal such as 0.001"
-        elif kind == "string_type" and name in ("`per_task`", "`total`", "`memory`"):
-            fix = "give a unit: 30s, 10m, 2h; 512MiB, 8GiB"
+        elif name in _UNITS:
+            fix = _UNITS[name]
         return PolicyError("QEB211", f"{name}: {_TYPES[kind]}", where, _shown(value), fix)
     limits = {
         "greater_than_equal": ("at least", "ge"),
@@ -292,7 +333,8 @@ def _wrong_value(kind: str, ctx: dict[str, Any], name: str, e: Any, where: str) 
     }
     if kind in limits:
         words, key = limits[kind]
-        return PolicyError("QEB208", f"{name} must be {words} {ctx[key]:g}", where, _shown(value))
+        need = f"{words} {ctx[key]:g}"
+        return PolicyError("QEB208", f"{name} must be {need}", where, _shown(value), f"a number of {need}")
     lengths = {
         "too_short": "needs at least {min_length} entries",
         "too_long": "has more than {max_length} entries",
@@ -301,7 +343,12 @@ def _wrong_value(kind: str, ctx: dict[str, Any], name: str, e: Any, where: str) 
         "string_pattern_mismatch": "holds characters that are not allowed (letters, digits and _ . : / + - are)",
     }
     if kind in lengths:
-        return PolicyError("QEB211", f"{name} {lengths[kind].format(**ctx)}", where, _shown(value))
+        fixes = {"`model_sha256`": "the 64 digits that `sha256sum` prints for the quantized model's file"}
+        words = lengths[kind].format(**ctx)
+        if kind == "string_pattern_mismatch" and name in fixes:
+            words = "is no SHA-256 hash"
+        fix = fixes.get(name, _LENGTHS.get(kind))
+        return PolicyError("QEB211", f"{name} {words}", where, _shown(value), fix)
     if kind == "finite_number":
         return PolicyError("QEB208", f"{name} is not finite", where, _shown(value))
     return PolicyError("QEB211", f"{name}: {printable(e['msg'])}", where, _shown(value))
@@ -365,7 +412,11 @@ def _references(doc: Document, raw: dict[str, Any]) -> Iterator[PolicyError]:
                 first = doc.where(("checks", seen[ident], "id"))
                 where = doc.where(("checks", k, "id"))
                 yield PolicyError(
-                    "QEB214", "two checks have the same id", where, f"{printable(ident)!r}, first at {first}"
+                    "QEB214",
+                    "two checks have the same id",
+                    where,
+                    f"{printable(ident)!r}, first at {first}",
+                    "give each check an id of its own",
                 )
             seen.setdefault(ident, k)
     yield from _waived(doc, raw, seen)

@@ -166,6 +166,8 @@ def _witness(t: TaskResult) -> WitnessView:
     bars = _outputs(t, w)
     if w.omitted:
         return WitnessView(t, w, bars, w.gap.size - len(bars), None, "left out: the policy says `inputs: omit`")
+    if w.omitted:
+        return WitnessView(t, w, bars, w.gap.size - len(bars), None, "left out, as the policy says")
     shown = w.raw if w.raw is not None else w.x
     values = np.asarray(shown, np.float64).ravel()
     inputs = ", ".join(f"{v:.6g}" for v in values[:64]) + (", …" if values.size > 64 else "")
