@@ -280,7 +280,7 @@ def test_it_applies_to_what_it_says() -> None:
 
 
 def _no_limit_before_the_step(m: pytest.MonkeyPatch) -> None:
-    m.setattr(Shape, "first", lambda self, box: box.s1 + 1e9)
+    m.setattr(Shape, "first", lambda self, edge, size: edge + 1e9)
 
 
 def _gap_forgotten_outside(m: pytest.MonkeyPatch) -> None:
@@ -296,9 +296,9 @@ def _gap_forgotten_outside(m: pytest.MonkeyPatch) -> None:
 def _split_drops_a_code(m: pytest.MonkeyPatch) -> None:
     real = tree._apply
 
-    def strict(box, row, s, shape) -> None:
-        further = s.at + (s.kind == "code" and s.upper)
-        real(box, row, tree.Split(s.layer, s.neuron, s.kind, further, s.upper), shape)
+    def strict(box, at, splits, shape) -> None:
+        code, upper, value = splits
+        real(box, at, (code, upper, value + (code & upper)), shape)
 
     m.setattr(tree, "_apply", strict)
 
@@ -306,9 +306,9 @@ def _split_drops_a_code(m: pytest.MonkeyPatch) -> None:
 def _split_forgets_rounding(m: pytest.MonkeyPatch) -> None:
     real = tree._apply
 
-    def strict(box, row, s, shape) -> None:
+    def strict(box, at, splits, shape) -> None:
         none = np.zeros_like(shape.above)
-        real(box, row, s, Shape(shape.a, shape.b, none, none, shape.unit, shape.size))
+        real(box, at, splits, Shape(shape.a, shape.b, none, none, shape.unit, shape.size))
 
     m.setattr(tree, "_apply", strict)
 

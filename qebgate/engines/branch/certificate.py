@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from qebgate.engines.branch.dual import Dual, Multipliers, Region, Target
-from qebgate.engines.branch.engine import applies
-from qebgate.engines.branch.search import ROOT_STEPS, Found
+from qebgate.engines.branch.dual import Multipliers, Region
+from qebgate.engines.branch.engine import Prepared, applies
+from qebgate.engines.branch.hidden import Sharpened
+from qebgate.engines.branch.search import Found
 from qebgate.engines.branch.tree import Node, Split, Tree
-from qebgate.engines.dra.analysis import Analysis, Settings
 from qebgate.engines.dra.certificate import Searched
 from qebgate.engines.dra.program import Program
 from qebgate.engines.guard import Guard
@@ -59,19 +59,23 @@ def branch_certificate(p: Program, sides: Sequence[tuple[int, float]], enough: f
     if not applies(p):
         return []
     guard = Guard(budget)
-    a = Analysis(p.layers, p.box, Settings(work=budget.dra), pulse=guard).run()
-    dual, lines = Dual(p, a), {r.output: r for r in a.backward.layers}
-    out: list[Leaves] = []
+    prepared = Prepared.of(p, budget, guard)
+    out = [Leaves(_searched(s), {}) for s in prepared.sharpened]
     left = budget.branch
     for entry, sign in sides:
-        target = Target.gap(p.output, a.states[p.output].size, entry, sign)
-        tree = _Recorder(dual, target, dual.start(target, lines), ROOT_STEPS)
+        tree = prepared.tree(p.output, entry, sign, _Recorder)
+        assert isinstance(tree, _Recorder)
         tree.run(enough, left, guard)
         left -= tree.nodes
         if tree.open or tree.stuck:
             break
         out.append(_leaves(tree, p.output, entry, sign))
     return out
+
+
+def _searched(s: Sharpened) -> Searched:
+    multipliers = {v: np.stack(both) for v, both in s.multipliers.items()}
+    return Searched(s.layer, s.kind, s.entries, s.signs, multipliers)
 
 
 def _leaves(tree: _Recorder, output: int, entry: int, sign: float) -> Leaves:

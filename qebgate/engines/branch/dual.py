@@ -14,11 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from qebgate.domains.gap import Interval
 from qebgate.domains.layers import ROOT, Affine
+from qebgate.engines.branch.kernel import Kernel
 from qebgate.engines.branch.neuron import Box, Shape, Supremum, outer, supremum
 from qebgate.engines.dra.analysis import Analysis
 from qebgate.engines.dra.backward import UNDERFLOW, Resolved
@@ -107,7 +109,17 @@ class Dual:
             self.terms = max(self.terms, layer.terms + layer.m) + 8
         self.region = Region(boxes, a.root.lo[None], a.root.hi[None])
         self.macs = 2.0 * sum(layer.macs for layer in self.layers) * 2
+        self.sizes = {layer.output: layer.m for layer in self.layers}
         self._scale = 1.0 + max(float(s.size.max(initial=0.0)) for s in self.shapes.values())
+
+    @cached_property
+    def kernel(self) -> Kernel:
+        """The same in float32, for searching."""
+        return Kernel(self)
+
+    def renew(self) -> None:
+        """To be called after boxes were changed."""
+        self.__dict__.pop("kernel", None)
 
     def evaluate(self, target: Target, m: Multipliers, region: Region) -> Evaluation:
         """The dual function at some multipliers."""
@@ -189,24 +201,6 @@ class Dual:
         """Upper bounds [B] of the target over the nodes' regions, rounded upwards."""
         e = self.evaluate(target, m, region)
         return up(e.value + e.slack)
-
-    def gradient(self, e: Evaluation) -> dict[int, tuple[F64, F64]]:
-        """Subgradients: what the values at the inputs of each layer make of z and zq, minus where its supremum is."""
-        out: dict[int, tuple[F64, F64]] = {}
-        for layer in self.layers:
-            if layer.output not in e.points:
-                continue
-            at = e.points[layer.output]
-            z, q = layer.bf - at.z, layer.bq - at.q
-            for k, i in enumerate(layer.inputs):
-                h, s = (e.input, e.input) if i == ROOT else (e.points[i].h, e.points[i].s)
-                z = z + layer.f[k].forward(h)
-                q = q + layer.q[k].forward(s)
-            noise = self.noise[layer.output]
-            if noise is not None:
-                z = z + np.sign(e.pulled[layer.output][0]) * noise
-            out[layer.output] = (z, q)
-        return out
 
 
 def _behind(maps: Sequence[object], xs: Sequence[Interval], bias: F64) -> F64:

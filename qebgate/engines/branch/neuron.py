@@ -13,6 +13,7 @@ vertices: :func:`supremum` charges what that can cost.  Arrays are ``[B, m]``: B
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,15 +80,13 @@ class Shape:
     unit: float
     size: F64
 
-    def first(self, box: Box) -> F64:
+    def first(self, edge: F64, size: F64) -> F64:
         """Where the upper envelope leaves its lowest value (rounded downwards: it may only rise too early)."""
-        edge = box.s0 + (self.unit - self.above)
-        return edge - ULPS * (np.abs(edge) + self.size)
+        return edge - ULPS * (np.abs(edge) + size)
 
-    def last(self, box: Box) -> F64:
+    def last(self, edge: F64, size: F64) -> F64:
         """Where the lower envelope reaches its highest value (rounded upwards)."""
-        edge = box.s1 - (self.unit - self.below)
-        return edge + ULPS * (np.abs(edge) + self.size)
+        return edge + ULPS * (np.abs(edge) + size)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,50 +101,65 @@ class Supremum:
     s: F64
 
 
-def supremum(nu: F64, eta: F64, lam: F64, mu: F64, box: Box, shape: Shape) -> Supremum:
-    """The supremum of every neuron, and a point where it is (nearly) attained."""
-    a, b, up = shape.a, shape.b, eta >= 0
-    first, last = shape.first(box), shape.last(box)
-    s0, s1 = box.s0, box.s1
+def corners(box: Sequence[F64], shape: Shape, rounding: Sequence[F64], up: NDArray[np.bool_]) -> F64:
+    """The points that decide: (z, h, q, s) ``[4, V, ...]`` of neurons whose arrays have any one shape.
 
-    def staircase(q: F64) -> F64:
-        high = np.where(q < first, s0, q + shape.above)
-        low = np.where(q > last, s1, q - shape.below)
-        return np.clip(np.where(up, high, low), s0, s1)
+    ``box`` are the arrays of a :class:`Box`, ``rounding`` those of ``below, above, size``, and ``up`` says whether s is
+    wanted large.  Between the corners of the clamp and the staircase's ends the function is linear, so that it is
+    largest where two of these lines meet: q at an end, at its first step (before and after it), or where the staircase
+    ends, with z at an end of what D leaves or at a corner of the clamp; or z at an end or a corner, and D at an end.
+    """
+    z0, z1, q0, q1, d0, d1, s0, s1 = box
+    below, above, size = rounding
+    kinks = [c for c in (shape.a, shape.b) if np.isfinite(c)]
+    options = 2 + len(kinks)
+    out = np.empty((4, 7 * options, *np.broadcast_shapes(z0.shape, up.shape)))
+    edge_up, edge_low = s0 + (shape.unit - above), s1 - (shape.unit - below)
+    first = shape.first(edge_up, size)
+    last = shape.last(edge_low, size)
 
     def clip(q: F64) -> F64:
-        return np.clip(q, box.q0, box.q1)
+        return np.minimum(np.maximum(q, q0), q1)
+
+    def staircase(q: F64) -> F64:
+        s = np.where(up, np.where(q < first, s0, q + above), np.where(q > last, s1, q - below))
+        return np.minimum(np.maximum(s, s0), s1)
 
     step = clip(np.where(up, first, last))
-    far = clip(np.where(up, s1 - shape.above, s0 + shape.below))
-    corners = [box.z0 + box.d1, box.z1 + box.d0]
-    for c in (a, b):
-        if np.isfinite(c):
-            corners += [c + box.d0, c + box.d1]
-    points: list[tuple[F64, F64 | None]] = [(box.q0, None), (box.q1, None), (step, None), (far, None)]
-    points += [(clip(q), None) for q in corners]
-    points.append((step, np.where(up, s0, s1)))  # the limit from before the step
+    row = 0
+    for q in (q0, q1, step, clip(np.where(up, s1 - above, s0 + below))):
+        low = np.maximum(z0, q - d1)
+        high = np.maximum(np.minimum(z1, q - d0), low)
+        for z in (low, high, *(np.minimum(np.maximum(c, low), high) for c in kinks)):
+            out[0, row], row = z, row + 1
+        out[2, row - options : row] = q
+        out[3, row - options : row] = staircase(q)
+    out[0, row : row + options] = out[0, 2 * options : 3 * options]
+    out[2, row : row + options] = step
+    out[3, row : row + options] = np.where(up, s0, s1)  # the limit from before the step
+    row += options
+    for c in (z0, z1, *kinks):
+        for d in (d0, d1):
+            q = clip(c + d)
+            low = np.maximum(z0, q - d1)
+            out[0, row] = np.minimum(np.maximum(c, low), np.maximum(np.minimum(z1, q - d0), low))
+            out[2, row] = q
+            out[3, row], row = staircase(q), row + 1
+    np.minimum(np.maximum(out[0], shape.a), shape.b, out=out[1])
+    return out
 
-    best = np.full(lam.shape, -np.inf)
-    at = [np.zeros(lam.shape) for _ in range(4)]
-    for q, fixed in points:
-        s = staircase(q) if fixed is None else fixed
-        z_low = np.maximum(box.z0, q - box.d1)
-        z_high = np.maximum(np.minimum(box.z1, q - box.d0), z_low)
-        z = z_low
-        f = nu * np.clip(z, a, b) - lam * z
-        others = [z_high, *(np.clip(c, z_low, z_high) for c in (a, b) if np.isfinite(c))]
-        for other in others:
-            g = nu * np.clip(other, a, b) - lam * other
-            more = g > f
-            f, z = np.where(more, g, f), np.where(more, other, z)
-        f = f + (eta * s - mu * q)
-        more = f > best
-        best = np.where(more, f, best)
-        for mine, new in zip(at, (z, np.clip(z, a, b), q, s), strict=True):
-            np.copyto(mine, new, where=more)
+
+def supremum(nu: F64, eta: F64, lam: F64, mu: F64, box: Box, shape: Shape) -> Supremum:
+    """The supremum of every neuron, and a point where it is (nearly) attained."""
+    points = corners(box.arrays, shape, (shape.below, shape.above, shape.size), eta >= 0)
+    z, h, q, s = points
+    value = nu * h - lam * z
+    value += eta * s
+    value -= mu * q
+    best = value.argmax(axis=0)[None]
+    at = [np.take_along_axis(v, best, axis=0)[0] for v in (value, *points)]
     slack = ULPS * (np.abs(nu) + np.abs(eta) + np.abs(lam) + np.abs(mu)) * shape.size
-    return Supremum(best, slack, *at)
+    return Supremum(at[0], slack, *at[1:])
 
 
 def outer(z: Interval, q: Interval, d: Interval, s: Interval) -> Box:

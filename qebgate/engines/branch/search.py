@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qebgate.engines.branch.dual import Dual, Evaluation, Multipliers, Region, Target
+from qebgate.engines.branch.dual import Dual, Multipliers, Region, Target
+from qebgate.engines.branch.kernel import F32
 from qebgate.numerics.rounding import F64
 
 
@@ -23,20 +24,26 @@ class Steps:
         return self.first * (self.last / self.first) ** (k / max(1, self.count - 1))
 
 
-ROOT_STEPS = Steps(300, 0.1, 3e-4)
-NODE_STEPS = Steps(60, 0.03, 3e-4)
+ROOT_STEPS = Steps(400, 0.1, 3e-4)
+NODE_STEPS = Steps(40, 0.06, 3e-3)
 BETA_1, BETA_2 = 0.8, 0.95
 AVERAGED = 1 / 3
 """Share of the iterations before points are averaged."""
+SURELY = 1e-4
+"""The search is in float32: values further than this below the limit, relative to their size, end it."""
 
 
 @dataclass(slots=True, eq=False)
 class Found:
-    """Multipliers of the lowest ``value`` [B] seen (not rounded), and averaged points (z, h, q, s) of every layer."""
+    """Multipliers of the lowest ``value`` [B] seen (not rounded), and averaged points of every layer.
+
+    ``average`` [4, B, m]: z, h, q, s.  ``input`` [B, n]: an input that the last iteration had.
+    """
 
     value: F64
     multipliers: Multipliers
-    average: dict[int, tuple[F64, F64, F64, F64]]
+    average: dict[int, F64]
+    input: F64
 
 
 def minimise(
@@ -49,61 +56,69 @@ def minimise(
     pulse: Callable[[], None] = lambda: None,
 ) -> Found:
     """Lower the dual from ``start``; ends early once every node is at most ``enough``."""
-    m = start
-    sizes = {k: _sizes(v) for k, v in start.items()}
-    first = {k: (np.zeros_like(v[0]), np.zeros_like(v[1])) for k, v in m.items()}
-    second = {k: (np.zeros_like(v[0]), np.zeros_like(v[1])) for k, v in m.items()}
-    best = np.full(target.constant.size, np.inf)
-    kept = {k: (v[0].copy(), v[1].copy()) for k, v in m.items()}
-    total: dict[int, list[F64]] = {}
+    kernel, count = dual.kernel, target.constant.size
+    run = kernel.begin(target, region)
+    m: dict[int, F32] = {}
+    for v, (lam, mu) in start.items():
+        both = np.stack([lam[:, kernel.kept[v]], mu[:, kernel.kept[v]]]).astype(np.float32)
+        m[v] = np.broadcast_to(both, (2, count, both.shape[2])).copy()
+    sizes = {v: _sizes(x) for v, x in m.items()}
+    first = {v: np.zeros_like(x) for v, x in m.items()}
+    second = {v: np.zeros_like(x) for v, x in m.items()}
+    best = np.full(count, np.inf, np.float32)
+    kept = {v: x.copy() for v, x in m.items()}
+    total: dict[int, F32] = {}
     averaged = 0
+    enough -= SURELY * (1.0 + abs(enough)) if np.isfinite(enough) else 0.0
     for k in range(steps.count):
         pulse()
-        e = dual.evaluate(target, m, region)
-        value = e.value + e.slack
-        better = value < best
-        best = np.where(better, value, best)
-        for layer, pair in kept.items():
-            for mine, new in zip(pair, m[layer], strict=True):
-                np.copyto(mine, new, where=better[:, None])
-        if k >= AVERAGED * steps.count or k == steps.count - 1:
+        value = run.evaluate(m)
+        better = np.flatnonzero(value < best)
+        if better.size:
+            best[better] = value[better]
+            for v, x in kept.items():
+                x[:, better] = m[v][:, better]
+        final = k == steps.count - 1 or bool((best <= enough).all())
+        if k >= AVERAGED * steps.count or final:
             averaged += 1
-            _add(total, e)
-        if (best <= enough).all() or k == steps.count - 1:
+            for v, x in run.points.items():
+                if v in total:
+                    total[v] += x
+                else:
+                    total[v] = x.copy()
+        if final:
             break
-        gradient = dual.gradient(e)
         rate = steps.at(k)
-        moved: Multipliers = {}
-        for layer, (lam, mu) in m.items():
-            by_lam, by_mu = gradient[layer]
-            step: list[F64] = []
-            for side, g in enumerate((0.5 * (by_lam + by_mu), by_mu - by_lam)):
-                a, b = first[layer][side], second[layer][side]
-                a += (1 - BETA_1) * (g - a)
-                b += (1 - BETA_2) * (g * g - b)
-                scale = rate * sizes[layer][side] / (1 - BETA_1 ** (k + 1))
-                step.append(scale * a / (np.sqrt(b / (1 - BETA_2 ** (k + 1))) + 1e-12))
-            moved[layer] = lam - 0.5 * step[0] + step[1], mu - 0.5 * step[0] - step[1]
-        m = moved
-    if not averaged:
-        averaged = 1
-        _add(total, dual.evaluate(target, kept, region))
-    mean = {k: tuple(v / averaged for v in vs) for k, vs in total.items()}
-    return Found(best, kept, mean)  # type: ignore[arg-type]
+        for v, (by_lam, by_mu) in run.gradient().items():
+            g = np.stack([0.5 * (by_lam + by_mu), by_mu - by_lam])
+            a, b = first[v], second[v]
+            a += np.float32(1 - BETA_1) * (g - a)
+            g *= g
+            g -= b
+            g *= np.float32(1 - BETA_2)
+            b += g
+            step = np.sqrt(b * np.float32(1 / (1 - BETA_2 ** (k + 1))))
+            step += np.float32(1e-12)
+            np.divide(a, step, out=step)
+            step *= sizes[v]
+            step *= np.float32(rate / (1 - BETA_1 ** (k + 1)))
+            step[0] *= np.float32(0.5)
+            m[v][0] += step[1] - step[0]
+            m[v][1] -= step[0] + step[1]
+    mean = {v: x.astype(np.float64) / averaged for v, x in total.items()}
+    found: Multipliers = {}
+    for v, x in kept.items():
+        lam, mu = np.zeros((2, count, dual.sizes[v]))
+        lam[:, kernel.kept[v]], mu[:, kernel.kept[v]] = x
+        found[v] = lam, mu
+    return Found(best.astype(np.float64), found, mean, kernel.middle + run.input)
 
 
-def _sizes(start: tuple[F64, F64]) -> tuple[F64, F64]:
-    """Sizes of steps in ``lam + mu`` and in ``(mu - lam) / 2``.
+def _sizes(m: F32) -> F32:
+    """Sizes [2, B, m] of steps in ``lam + mu`` and in ``(mu - lam) / 2``.
 
     ``lam z + mu q = (lam + mu) z + mu (q - z)``: the two networks nearly agree, so that the sum, which multiplies all
     of z, is small and needs finer steps than the difference.
     """
-    lam, mu = start
-    about = lambda v: np.abs(v) + 0.1 * np.abs(v).max(axis=1, keepdims=True)  # noqa: E731
-    return about(lam + mu), about(mu)
-
-
-def _add(total: dict[int, list[F64]], e: Evaluation) -> None:
-    for layer, s in e.points.items():
-        new = [s.z, s.h, s.q, s.s]
-        total[layer] = new if layer not in total else [a + b for a, b in zip(total[layer], new, strict=True)]
+    size = np.abs(np.stack([m[0] + m[1], m[1]]))
+    return size + np.float32(0.1) * size.max(axis=2, keepdims=True, initial=0.0)

@@ -14,17 +14,18 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qebgate.domains.layers import Affine
-from qebgate.engines.branch.dual import Dual, Multipliers, Region, Target
+from qebgate.engines.branch.dual import Dual, Evaluation, Multipliers, Region, Target
 from qebgate.engines.branch.neuron import Box, Shape
 from qebgate.engines.branch.search import NODE_STEPS, Found, Steps, minimise
 from qebgate.numerics.rounding import F64, down, up
 
 BATCH = 64
 """Nodes split at once."""
-CACHE = 1 << 20
-"""Entries of one array of a batch at most."""
+CACHE = 1 << 17
+"""Neurons of one layer in all nodes of a batch at most."""
 MANY_CODES, RARELY = 4, 0.1
 """Splits of neurons with more open codes than this count for less: each of them settles little."""
 
@@ -47,8 +48,8 @@ class Node:
 
     splits: tuple[Split, ...]
     bound: float
-    multipliers: dict[int, tuple[F64, F64]]
-    """One row [m] of each layer."""
+    multipliers: dict[int, NDArray[np.float32]]
+    """[2, m] of each layer."""
     choice: tuple[Split, Split] | None
     """The two parts it would be split into; None where no split would help."""
 
@@ -70,6 +71,10 @@ class Tree:
     closed: float = -np.inf
     """The largest bound of leaves that were low enough."""
     number: itertools.count[int] = field(default_factory=itertools.count)
+    probe: Callable[[F64], bool] = lambda _: False
+    """Given inputs that nodes ended with; whether the search may end."""
+    over: bool = False
+    """Whether the probe ended it."""
 
     @property
     def bound(self) -> float:
@@ -83,8 +88,8 @@ class Tree:
             found = minimise(self.dual, self.target, self.start, self.dual.region, self.first, enough, pulse)
             self._keep([()], self.dual.region, found, [np.inf], enough)
         widest = max(layer.m for layer in self.dual.layers)
-        size = max(1, min(BATCH, CACHE // widest))
-        while self.open and self.bound > enough and self.nodes < most:
+        size = max(1, min(BATCH, CACHE // (2 * widest)))
+        while self.open and self.bound > enough and self.nodes < most and not self.over:
             parts: list[tuple[tuple[Split, ...], Node]] = []
             while self.open and len(parts) < 2 * size:
                 node = heapq.heappop(self.open)[2]
@@ -103,12 +108,10 @@ class Tree:
         parts = [parts[k] for k in keep]
         boxes = {k: Box(*(v[keep] for v in box.arrays)) for k, box in region.boxes.items()}
         region = Region(boxes, region.lo, region.hi)
-        start = {
-            k: tuple(np.stack([node.multipliers[k][side] for _, node in parts]) for side in (0, 1)) for k in self.start
-        }
+        start = {k: _both(np.stack([node.multipliers[k] for _, node in parts], axis=1)) for k in self.start}
         target = self.target.rows(len(parts))
         try:
-            found = minimise(self.dual, target, start, region, self.later, enough, pulse)  # type: ignore[arg-type]
+            found = minimise(self.dual, target, start, region, self.later, enough, pulse)
         except BaseException:
             # what was being split is still a leaf: the bound holds at any interruption
             for node in dict.fromkeys(node for _, node in parts):
@@ -126,14 +129,16 @@ class Tree:
     ) -> None:
         """File the nodes of one batch; each has the better of its own and its parent's bound."""
         target = self.target.rows(len(splits))
-        bounds = np.minimum(self.dual.bound(target, found.multipliers, region), parents)
-        choices = self._choices(target, region, found)
+        e = self.dual.evaluate(target, found.multipliers, region)
+        bounds = np.minimum(up(e.value + e.slack), parents)
+        choices = self._choices(e, region, found)
         self.nodes += len(splits)
+        self.over = self.over or (bool((bounds > enough).any()) and self.probe(found.input[bounds > enough]))
         for k, bound in enumerate(bounds.tolist()):
             if bound <= enough:
                 self.closed = max(self.closed, bound)
                 continue
-            row = {i: (lam[k].copy(), mu[k].copy()) for i, (lam, mu) in found.multipliers.items()}
+            row = {i: np.stack([lam[k], mu[k]]).astype(np.float32) for i, (lam, mu) in found.multipliers.items()}
             node = Node(splits[k], bound, row, choices[k])
             if node.choice is None:
                 self.stuck.append(node)
@@ -142,42 +147,47 @@ class Tree:
 
     def _region(self, splits: Sequence[tuple[Split, ...]]) -> Region:
         """The boxes of some nodes."""
-        region = self.dual.region
-        boxes = {k: box.rows(len(splits)) for k, box in region.boxes.items()}
-        touched: dict[int, list[tuple[int, int]]] = {}
-        for row, several in enumerate(splits):
-            for s in several:
-                _apply(boxes[s.layer], row, s, self.dual.shapes[s.layer])
-                touched.setdefault(s.layer, []).append((row, s.neuron))
-        for k, entries in touched.items():
-            rows, neurons = np.array(sorted(set(entries))).T
-            boxes[k].tighten((rows, neurons))
-        return Region(boxes, region.lo, region.hi)
+        boxes = {k: box.rows(len(splits)) for k, box in self.dual.region.boxes.items()}
+        for k, box in boxes.items():
+            of = [
+                (row, s.neuron, s.kind == "code", s.at, s.upper)
+                for row, all_ in enumerate(splits)
+                for s in all_
+                if s.layer == k
+            ]
+            if of:
+                rows, neurons, code, at, upper = np.array(of).T
+                _apply(
+                    box, (rows.astype(np.intp), neurons.astype(np.intp)), (code > 0, upper > 0, at), self.dual.shapes[k]
+                )
+        return Region(boxes, self.dual.region.lo, self.dual.region.hi)
 
-    def _choices(self, target: Target, region: Region, found: Found) -> list[tuple[Split, Split] | None]:
+    def _choices(self, e: Evaluation, region: Region, found: Found) -> list[tuple[Split, Split] | None]:
         """The most promising split of every node."""
-        count = target.constant.size
+        count = e.value.size
         best = np.zeros(count)
         chosen: list[tuple[Split, Split] | None] = [None] * count
-        pulled = self.dual.pulled(target, found.multipliers)
         for layer in self.dual.layers:
             if layer.output not in found.average:
                 continue
-            nu, eta = pulled[layer.output]
-            box = region.boxes[layer.output]
+            kept = self.dual.kernel.kept[layer.output]
+            nu, eta = (v[:, kept] for v in e.pulled[layer.output])
+            box = Box(*(v[:, kept] for v in region.boxes[layer.output].arrays))
             for score, at, kind in _scores(layer, found.average[layer.output], (nu, eta), box):
+                if not kept.size:
+                    continue
                 j = np.argmax(score, axis=1)
                 top = score[np.arange(count), j]
                 for row in np.flatnonzero(top > best):
                     best[row] = top[row]
                     low, high = (float(at[row, j[row]]) + x for x in ((0.0, 1.0) if kind == "code" else (0.0, 0.0)))
-                    where = layer.output, int(j[row]), kind
+                    where = layer.output, int(kept[j[row]]), kind
                     chosen[row] = Split(*where, low, upper=False), Split(*where, high, upper=True)
         return chosen
 
 
 def _scores(
-    layer: Affine, average: tuple[F64, F64, F64, F64], pulled: tuple[F64, F64], box: Box
+    layer: Affine, average: F64, pulled: tuple[F64, F64], box: Box
 ) -> list[tuple[F64, F64, Literal["z", "code"]]]:
     """Scores [B, m] of splits of each kind, and where they would be; 0 where there is nothing to split."""
     z, h, q, s = average
@@ -206,19 +216,26 @@ def _scores(
     return out
 
 
-def _apply(box: Box, row: int, s: Split, shape: Shape) -> None:
-    """Restrict a node's box to one side of a split."""
-    at = row, s.neuron
-    if s.kind == "z":
-        if s.upper:
-            box.z0[at] = max(box.z0[at], s.at)
-        else:
-            box.z1[at] = min(box.z1[at], s.at)
-        return
-    value = s.at * shape.unit  # exact: codes have 16 bits and scales 24
-    if s.upper:  # rounding adds at most `above`
-        box.s0[at] = max(box.s0[at], value)
-        box.q0[at] = max(box.q0[at], float(down(value - shape.above[s.neuron])))
-    else:
-        box.s1[at] = min(box.s1[at], value)
-        box.q1[at] = min(box.q1[at], float(up(value + shape.below[s.neuron])))
+def _apply(
+    box: Box,
+    at: tuple[NDArray[np.intp], NDArray[np.intp]],
+    splits: tuple[NDArray[np.bool_], NDArray[np.bool_], F64],
+    shape: Shape,
+) -> None:
+    """Restrict boxes, at (nodes, neurons), to the sides (whether of the code, whether above, where) of splits."""
+    code, upper, value = splits
+    one = lambda kind: tuple(v[kind] for v in at)  # noqa: E731
+    for kind, end, meet in ((~code & upper, box.z0, np.maximum), (~code & ~upper, box.z1, np.minimum)):
+        meet.at(end, one(kind), value[kind])
+    real = value * shape.unit  # exact: codes have 16 bits and scales 24
+    kind = code & upper  # rounding adds at most `above`
+    np.maximum.at(box.s0, one(kind), real[kind])
+    np.maximum.at(box.q0, one(kind), down(real[kind] - shape.above[at[1][kind]]))
+    kind = code & ~upper
+    np.minimum.at(box.s1, one(kind), real[kind])
+    np.minimum.at(box.q1, one(kind), up(real[kind] + shape.below[at[1][kind]]))
+    box.tighten(at)
+
+
+def _both(v: NDArray[np.float32]) -> tuple[F64, F64]:
+    return v[0].astype(np.float64), v[1].astype(np.float64)
