@@ -15,7 +15,7 @@ Positive = Annotated[float, Field(allow_inf_nan=False, gt=0)]
 
 def _no_nul(text: str) -> str:
     if "\0" in text:
-        raise PydanticCustomError("QEB211", "a path holds a NUL character")
+        raise PydanticCustomError("QEB211", "a path holds a NUL character", {"fix": "remove it"})
     return text
 
 
@@ -49,8 +49,8 @@ def quantity(text: str, units: dict[str, float] | dict[str, int], example: str) 
     if m is None or m[2] not in units or float(m[1]) <= 0:
         raise PydanticCustomError(
             "QEB211",
-            "a positive number with a unit is expected ({units}), such as {example}",
-            {"units": ", ".join(units), "example": example},
+            "a positive number with a unit is expected ({units})",
+            {"units": ", ".join(units), "fix": f"such as {example}"},
         )
     return float(m[1]) * units[m[2]]
 

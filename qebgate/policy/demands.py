@@ -62,7 +62,8 @@ class SameTop1(_Property):
     @model_validator(mode="after")
     def _of_all(self) -> SameTop1:
         if self.outputs == "predicted":
-            raise PydanticCustomError("QEB215", "`same_top1` compares all outputs with each other: leave `outputs` out")
+            text = "`same_top1` compares all outputs with each other"
+            raise PydanticCustomError("QEB215", text, {"fix": "leave `outputs` out"})
         return self
 
 
@@ -104,7 +105,7 @@ RequireSpec = Annotated[
 def _percent(text: str) -> str:
     m = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,6})?) ?%", text)
     if m is None:
-        raise PydanticCustomError("QEB211", "a share in percent is expected, such as 5%")
+        raise PydanticCustomError("QEB211", "a share in percent is expected", {"fix": "such as 5%"})
     return text
 
 
@@ -126,7 +127,7 @@ def _date(text: str) -> str:
     except ValueError:
         known = False
     if not known:
-        raise PydanticCustomError("QEB211", "a date is expected, such as 2027-01-31")
+        raise PydanticCustomError("QEB211", "a date is expected", {"fix": "year, month and day, such as 2027-01-31"})
     return text
 
 

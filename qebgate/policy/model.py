@@ -68,14 +68,16 @@ class PreprocessSpec(Strict):
             for v in value if isinstance(value, list) else [value]:
                 if v == 0 or (low is not None and v < low):
                     need = "other than 0" if low is None else "positive"
-                    raise PydanticCustomError("QEB208", "`{name}` must be {need}", {"name": name, "need": need})
+                    about = {"name": name, "need": need, "fix": f"a number {need}"}
+                    raise PydanticCustomError("QEB208", "`{name}` must be {need}", about)
         return self
 
 
 def _ratio(text: str) -> str:
     m = re.fullmatch(r"([1-9][0-9]{0,8})/([1-9][0-9]{0,8})", text)
     if m is None:
-        raise PydanticCustomError("QEB211", "a positive number, or a fraction such as 1/255, is expected")
+        text = "a positive number, or a fraction of whole numbers, is expected"
+        raise PydanticCustomError("QEB211", text, {"fix": "such as 0.5 or 1/255"})
     return text
 
 
@@ -136,7 +138,8 @@ class FixedPointSpec(Strict):
 
 def _int_bits(name: str, value: int, bits: int) -> None:
     if value > bits:
-        raise PydanticCustomError("QEB208", "`{name}` is more than `bits`", {"name": name})
+        about = {"name": name, "fix": f"at most {bits}"}
+        raise PydanticCustomError("QEB208", "`{name}` is more than `bits`", about)
 
 
 class OnTheFly(Strict):
@@ -179,14 +182,13 @@ class ModelSpec(Strict):
     def _one_scheme(self) -> ModelSpec:
         if self.fixed_point is None:
             if not isinstance(self.float_, str):
-                raise PydanticCustomError(
-                    "QEB215", "`input_scale` belongs to `fixed_point`: name the float file itself"
-                )
+                text = "`input_scale` belongs to `fixed_point`"
+                raise PydanticCustomError("QEB215", text, {"fix": "name the float file itself"})
             return self
         for key in ("runtime", "input_quantization", "preprocess"):
             if key in self.model_fields_set:
                 text = "`{key}` and `fixed_point` exclude each other: both networks read the same integers, here"
-                raise PydanticCustomError("QEB215", text, {"key": key})  # type: ignore[arg-type]
+                raise PydanticCustomError("QEB215", text, {"key": key, "fix": f"remove `{key}`"})  # type: ignore[arg-type]
         return self
 
 
@@ -198,7 +200,8 @@ class _Shared(Strict):
     @model_validator(mode="after")
     def _clip_in_order(self) -> _Shared:
         if self.clip is not None and self.clip[0] > self.clip[1]:
-            raise PydanticCustomError("QEB215", "`clip` is empty: its lower end is above its upper end")
+            text = "`clip` is empty: its lower end is above its upper end"
+            raise PydanticCustomError("QEB215", text, {"fix": "write the smaller number first"})
         return self
 
 
@@ -214,9 +217,10 @@ class _Rows(_Shared):
     @model_validator(mode="after")
     def _rows_once(self) -> _Rows:
         if self.limit is not None and self.sample is not None:
-            raise PydanticCustomError("QEB215", "`limit` and `sample` exclude each other")
+            text = "`limit` and `sample` exclude each other"
+            raise PydanticCustomError("QEB215", text, {"fix": "keep `limit` for the first rows, `sample` for a choice"})
         if self.seed is not None and self.sample is None:
-            raise PydanticCustomError("QEB215", "`seed` needs `sample`")
+            raise PydanticCustomError("QEB215", "`seed` needs `sample`", {"fix": "add `sample:`, or remove `seed`"})
         return self
 
 
@@ -245,7 +249,8 @@ class SegmentSpec(_Rows):
     @model_validator(mode="after")
     def _range_in_order(self) -> SegmentSpec:
         if self.range[0] > self.range[1]:
-            raise PydanticCustomError("QEB215", "the segment is empty: its `range` ends before it begins")
+            text = "the segment is empty: its `range` ends before it begins"
+            raise PydanticCustomError("QEB215", text, {"fix": "write the smaller number first"})
         return self
 
 
@@ -262,9 +267,11 @@ class BoxSpec(_Shared):
         hi = self.upper if isinstance(self.upper, list) else [self.upper]
         n = max(len(lo), len(hi))
         if 1 < len(lo) != len(hi) > 1:
-            raise PydanticCustomError("QEB215", "`lower` and `upper` have different lengths")
+            text = "`lower` and `upper` have different lengths"
+            raise PydanticCustomError("QEB215", text, {"fix": "one number each, or one for every input element"})
         if any(a > b for a, b in zip(lo * (n // len(lo)), hi * (n // len(hi)), strict=True)):
-            raise PydanticCustomError("QEB215", "the box is empty: `lower` is above `upper`")
+            text = "the box is empty: `lower` is above `upper`"
+            raise PydanticCustomError("QEB215", text, {"fix": "exchange them"})
         return self
 
 

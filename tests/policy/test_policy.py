@@ -264,7 +264,7 @@ def test_names_cannot_forge_output(tmp_path: Path) -> None:
         ("models.digits.quantized", "QEB217"),
         ("checks.0.limit=1", "QEB217"),
         ("quantized=x", "QEB217"),
-        ("models.digits.quantized=x.h5", "QEB216"),
+        ("models.digits.quantized=x.npz", "QEB216"),
     ],
 )
 def test_set(tmp_path: Path, text: str, code: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
