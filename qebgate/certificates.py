@@ -82,8 +82,8 @@ def _save(source: PolicyFile, planned: PlannedCheck, job: Job, result: TaskResul
     semantics = cast("FloatSemantics", job.float_semantics)
     if len(job.runtime.members) > 1:
         return f"{job.runtime.value} is several runtimes: evidence is written for each of them when they are listed"
-    if not job.pair.quantized.in_integers:
-        return "the checker knows integer networks only, and this one computes in float32 in part"
+    if not job.pair.quantized.every_engine:
+        return "the checker knows networks of 8-bit integers only"
     task = Task(job.pair, job.cell, job.codec, job.prop, result.outputs, job.runtime, semantics)
     question = Question(task.pair, task.cell, task.codec, task.outputs, task.runtime, semantics == "float32")
     program = program_of(question)

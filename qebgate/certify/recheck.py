@@ -62,8 +62,8 @@ def question_of(statement: Statement, pair: Pair) -> Question:
         raise _mismatch("the runtime is not known", printable(q.runtime)) from None
     if len(runtime.members) > 1 or (runtime is Runtime.FIXED_POINT) != fixed:
         raise _mismatch("the runtime does not execute such models", runtime.value)
-    if not graph.in_integers:
-        raise _mismatch("the quantized model computes in float32 in part")
+    if not graph.every_engine:
+        raise _mismatch("the checker knows networks of 8-bit integers only")
     codec = InputCodec.of(graph, q.input_quantization)
     if codec.in_model and q.input_quantization is not None:
         raise _mismatch("the model quantizes its input itself")

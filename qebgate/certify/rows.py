@@ -390,7 +390,11 @@ class _Step:
         def codes(total: I64) -> I64:
             a = np.clip(total, -(2**31) + 1, 2**31 - 1).reshape(-1, channels)
             scales = lin.x.q.s, lin.w.q.scale, lin.y.q.s, lin.y.q.z
-            return requantize(a, *scales, limits, self.runtime, dense=dense, tail=tail).ravel().astype(np.int64)
+            return (
+                requantize(a, *scales, limits, self.runtime, dense=dense, wide=False, tail=tail)
+                .ravel()
+                .astype(np.int64)
+            )
 
         return {"of_sums": codes, "sum_unit": np.tile(unit, lin.y.size // channels)}
 

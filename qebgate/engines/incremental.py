@@ -89,7 +89,7 @@ class Incremental:
 
 def incremental(task: Task) -> Incremental | None:
     """None where the region is not on the grid, or a network does not begin with a dense layer."""
-    if task.cell.codes is None:
+    if task.cell.codes is None or not task.pair.quantized.every_engine:
         return None
     q, f = _first(task.pair.quantized, task), _first(task.pair.float, task)
     return None if q is None or f is None else Incremental(task, q, f)

@@ -43,7 +43,7 @@ HOPELESS: tuple[type[Engine], ...] = (Dra, Split, Branch, Milp)
 EXECUTING: tuple[type[Engine], ...] = (Execute, Segment, Forms, Enumerate, Falsify, Probe, Anneal, Split)
 """Engines that run the quantized network itself: in one runtime at a time."""
 IN_FLOAT: tuple[type[Engine], ...] = (Execute, Falsify, Dra, Anneal)
-"""Engines that know quantized networks which compute in float32 in part."""
+"""Engines that know quantized networks which compute in float32 in part, or on int16."""
 FEW = 1 << 12
 """Regions of so few inputs are executed before anything is searched or bounded: that answers everything."""
 SHARE = 8
@@ -77,7 +77,7 @@ def run(
     if hopeless:
         budget = replace(budget, falsify=budget.falsify // SHARE)
     for engine in (cls() for cls in order(task)):
-        if not (task.pair.quantized.in_integers or isinstance(engine, IN_FLOAT)):
+        if not (task.pair.quantized.every_engine or isinstance(engine, IN_FLOAT)):
             continue
         if engines is not None and engine.name not in engines:
             continue

@@ -140,6 +140,7 @@ class QuantizedNetwork(Network):
                 limits,
                 self.runtime,
                 dense=dense,
+                wide=False,
                 tail=tail,
             )
             return codes[..., : columns.size].astype(np.int64) - zero[columns]

@@ -140,6 +140,11 @@ class Graph:
         for k, n in enumerate(self.nodes):
             yield n, self.live_inputs[k]
 
+    @cached_property
+    def every_engine(self) -> bool:
+        """Whether every engine and the checker know such networks: integers, and none of a converter's 16 bits."""
+        return self.in_integers and self.scheme is not Scheme.INT16X8
+
     @property
     def input(self) -> Tensor:
         """The only input; ModelError where there are several."""

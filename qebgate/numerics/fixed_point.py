@@ -79,6 +79,13 @@ def multiply_single_rounding(x: I64, m: Multiplier) -> I64:
     return (np.asarray(x, np.int64) * m.mantissa + (np.int64(1) << (total - 1))) >> total
 
 
+def multiply_reduced(x: I64, m: Multiplier) -> I64:
+    """MultiplyByQuantizedMultiplier of 64-bit accumulators (``|x| < 2**47``): 15 bits of multiplier, half up."""
+    mantissa = np.where(m.mantissa < 0x7FFF0000, (m.mantissa + (1 << 15)) >> 16, 0x7FFF)
+    total = 15 - m.shift
+    return (np.asarray(x, np.int64) * mantissa + (np.int64(1) << (total - 1))) >> total
+
+
 def multiply_ruy(x: I64, m: Multiplier) -> I64:
     """ruy's kernels on x86: high multiply rounding half up, then a rounding shift, half up."""
     a = high_mul(np.asarray(x, np.int64) << m.left, m.mantissa)

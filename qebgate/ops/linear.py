@@ -100,8 +100,10 @@ def _requantizer(
     out = ctx.pair.quantized.tensors[node.outputs[0]]
 
     def run(acc: I64) -> I64:
-        shaped = np.clip(acc, -(2**31) + 1, 2**31 - 1).reshape(1, *out.shape)
-        got = requantize(shaped, q.x.q.s, q.w.q.scale, out.q.s, out.q.z, codes, ctx.runtime, dense=dense, tail=tail)
+        most = 2**46 if q.wide else 2**31 - 1
+        shaped = np.clip(acc, -most, most).reshape(1, *out.shape)
+        scales = q.x.q.s, q.w.q.scale, out.q.s, out.q.z
+        got = requantize(shaped, *scales, codes, ctx.runtime, dense=dense, wide=q.wide, tail=tail)
         return got.ravel().astype(np.int64)
 
     return run

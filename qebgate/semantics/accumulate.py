@@ -12,6 +12,7 @@ from qebgate.numerics.fixed_point import (
     I64,
     Multiplier,
     multiply_double_rounding,
+    multiply_reduced,
     multiply_ruy,
     multiply_single_rounding,
     requantize_xnnpack,
@@ -47,14 +48,20 @@ def requantize(
     runtime: Runtime,
     *,
     dense: bool,
+    wide: bool,
     tail: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int32]:
     """Codes of accumulators ``[..., C]`` of a linear operator.
 
-    ``s_w`` has one entry (per tensor) or C (per channel).  ``dense`` selects FULLY_CONNECTED's own
-    forms.  ``tail`` marks channels for which ruy falls back to gemmlowp's rounding (depthwise).
+    ``s_w`` has one entry (per tensor) or C (per channel).  ``dense`` selects FULLY_CONNECTED's own forms, ``wide``
+    those of int16 activations, which are the same in every runtime.  ``tail`` marks channels for which ruy falls
+    back to gemmlowp's rounding (depthwise).
     """
     lo, hi = code_range
+    if wide:
+        m = s_in * s_w / s_out
+        out = round_double(acc, m) if dense else multiply_reduced(acc, Multiplier.of(m))
+        return np.clip(out + zero_point, lo, hi).astype(np.int32)
     if runtime is Runtime.XNNPACK:
         scale = (np.float32(s_in) * s_w.astype(np.float32)) / np.float32(s_out)
         return requantize_xnnpack(acc, scale.astype(np.float32), zero_point, lo, hi).astype(np.int32)
@@ -78,7 +85,13 @@ def effective_scale(s_in: float, s_w: F64, s_out: float, runtime: Runtime, *, de
     return s_in * s_w / s_out
 
 
-def linear_deviation(s_in: float, s_w: F64, s_out: float, runtime: Runtime, *, dense: bool, reach: float) -> F64:
+WIDE_REACH = 2.0**15 + 8
+"""Of int16 outputs: results beyond it saturate, whatever a multiplier of 15 bits makes of them."""
+
+
+def linear_deviation(
+    s_in: float, s_w: F64, s_out: float, runtime: Runtime, *, dense: bool, wide: bool, reach: float
+) -> F64:
     """Largest ``|code - zero_point - y|`` before the clamp, per channel, for ``|y| <= reach``.
 
     0.5 + 2**-(r+1) for the double roundings with r > 0 (M in [2**-(r+1), 2**-r)), plus what the
@@ -86,6 +99,10 @@ def linear_deviation(s_in: float, s_w: F64, s_out: float, runtime: Runtime, *, d
     roundings for XNNPACK.
     """
     m = s_in * s_w / s_out
+    if wide:
+        lost = 0.0 if dense else 2.0**-15 * (1 + 2.0**-10)
+        flushed = Multiplier.of(m).mantissa == 0
+        return np.where(flushed & (not dense), 0.5 + WIDE_REACH, 0.5 + WIDE_REACH * (lost + 2.0**-30))
     if runtime is Runtime.XNNPACK:
         return np.full(s_w.shape, 0.5 + reach * 2.0**-21)
     if runtime is Runtime.REFERENCE and dense:

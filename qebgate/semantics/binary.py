@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qebgate.ir.graph import Graph, Node
-from qebgate.ir.tensor import Array, Tensor
+from qebgate.ir.tensor import Array, DType, Tensor
 from qebgate.semantics.base import (
     INT8,
     Activation,
@@ -23,16 +23,17 @@ from qebgate.semantics.base import (
 
 @dataclass(frozen=True, slots=True)
 class BinaryAttrs:
-    """The fused activation."""
+    """The fused activation; ``powers`` says that int16 scales are powers of two (an ADD of old files)."""
 
     activation: Activation
+    powers: bool = False
 
 
 class Binary(Semantics):
     """Base of operators on two tensors, one of which may be constant."""
 
     def parse(self, options: Options) -> BinaryAttrs:
-        return BinaryAttrs(Activation.parse(options.int8(0)))
+        return BinaryAttrs(Activation.parse(options.int8(0)), options.bool(1, True))
 
     @abstractmethod
     def function(self, a: Array, b: Array) -> Array:
@@ -63,7 +64,10 @@ class Binary(Semantics):
         if y.dtype.is_code:
             assert isinstance(node.attrs, BinaryAttrs)
             check_limits(node.attrs.activation, node, graph)
-            require(y.dtype is INT8, f"{node.op} runs on int8 only", node, graph, y.dtype.value)
+            wide = y.dtype is DType.INT16 and node.op == "ADD" and not node.attrs.powers
+            require(y.dtype is INT8 or wide, f"{node.op} runs on int8 only", node, graph, y.dtype.value)
+            zero = not wide or a.q.z == b.q.z == y.q.z == 0
+            require(zero, "int16 activations with a zero point", node, graph, (a.q.z, b.q.z, y.q.z))
             require(
                 not (a.q.per_channel or b.q.per_channel or y.q.per_channel),
                 "activations have per-channel scales",

@@ -12,7 +12,6 @@ from qebgate.ir.tensor import Array
 from qebgate.runtimes.profiles import Runtime
 from qebgate.semantics.accumulate import exact_matmul, linear_deviation, requantize
 from qebgate.semantics.base import (
-    INT8,
     Activation,
     Options,
     Rounding,
@@ -60,8 +59,7 @@ class Conv2D(Semantics):
         if lin.bias is not None:
             require(lin.bias.shape == (oc,), "the bias does not fit the weights", node, graph, lin.bias.shape)
         if lin.x.dtype.is_code:
-            types = f"{lin.x.dtype.value}, {lin.w.dtype.value}"
-            require(lin.x.dtype is INT8 and lin.w.dtype is INT8, "CONV_2D runs on int8 only", node, graph, types)
+            lin.check_types()
             lin.check_quantized(axis=0)
             assert isinstance(node.attrs, Conv2DAttrs)
             check_limits(node.attrs.activation, node, graph)
@@ -92,13 +90,16 @@ class Conv2D(Semantics):
             acc = exact_matmul(window.columns(centred, 0), w, bound).astype(np.int64)
             if lin.bias is not None:
                 acc += lin.bias
-            q = requantize(acc, lin.x.q.s, lin.w.q.scale, lin.y.q.s, lin.y.q.z, codes, runtime, dense=False)
+            q = requantize(
+                acc, lin.x.q.s, lin.w.q.scale, lin.y.q.s, lin.y.q.z, codes, runtime, dense=False, wide=lin.wide
+            )
             y[part] = q.reshape(-1, *lin.y.shape[1:])
         return y.reshape(x.shape[0], *lin.y.shape)
 
     def rounding(self, node: Node, graph: Graph, runtime: Runtime) -> Rounding:
         lin = LinearNode.of(node, graph)
-        dev = linear_deviation(lin.x.q.s, lin.w.q.scale, lin.y.q.s, runtime, dense=False, reach=Rounding.REACH)
+        scales = lin.x.q.s, lin.w.q.scale, lin.y.q.s
+        dev = linear_deviation(*scales, runtime, dense=False, wide=lin.wide, reach=Rounding.REACH)
         return Rounding.symmetric(dev)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from qebgate.ir.graph import Graph, Node
-from qebgate.ir.tensor import Tensor
+from qebgate.ir.tensor import DType, Tensor
 from qebgate.runtimes.profiles import Runtime
 
 
@@ -23,6 +23,8 @@ def owner(node: Node, graph: Graph, runtime: Runtime) -> Runtime:
 def delegated(node: Node, graph: Graph) -> bool:
     """Whether the XNNPACK delegate takes a node whose input or output is an integer code."""
     y = graph.tensors[node.outputs[0]]
+    if any(i >= 0 and graph.tensors[i].dtype is DType.INT16 for i in (*node.inputs, *node.outputs)):
+        return False
     rule = _RULES.get(node.op)
     return node.op not in _NEVER and (rule is None or rule(node, graph, y))
 

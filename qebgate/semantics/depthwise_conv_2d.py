@@ -12,7 +12,6 @@ from qebgate.ir.tensor import Array
 from qebgate.runtimes.profiles import Runtime
 from qebgate.semantics.accumulate import linear_deviation, requantize
 from qebgate.semantics.base import (
-    INT8,
     Activation,
     Options,
     Rounding,
@@ -66,10 +65,7 @@ class DepthwiseConv2D(Semantics):
         if lin.bias is not None:
             require(lin.bias.shape == (oc,), "the bias does not fit the weights", node, graph, lin.bias.shape)
         if lin.x.dtype.is_code:
-            types = f"{lin.x.dtype.value}, {lin.w.dtype.value}"
-            require(
-                lin.x.dtype is INT8 and lin.w.dtype is INT8, "DEPTHWISE_CONV_2D runs on int8 only", node, graph, types
-            )
+            lin.check_types()
             lin.check_quantized(axis=3)
             assert isinstance(node.attrs, DepthwiseConv2DAttrs)
             check_limits(node.attrs.activation, node, graph)
@@ -95,18 +91,29 @@ class DepthwiseConv2D(Semantics):
         rows = x.reshape(-1, *lin.x.shape[1:])
         y = np.empty((len(rows), *lin.y.shape[1:]), np.int32)
         for part in chunks(len(rows), 32 * lin.y.size // max(1, lin.y.shape[0])):
-            centred = rows[part].astype(np.int32) - np.int32(lin.x.q.z)
-            acc = _accumulate(window.patches(centred, 0), lin.weights[0].astype(np.int32)).astype(np.int64)
+            kind = np.int64 if lin.wide else np.int32
+            centred = rows[part].astype(kind) - kind(lin.x.q.z)
+            acc = _accumulate(window.patches(centred, 0), lin.weights[0].astype(kind)).astype(np.int64)
             if lin.bias is not None:
                 acc += lin.bias
             y[part] = requantize(
-                acc, lin.x.q.s, lin.w.q.scale, lin.y.q.s, lin.y.q.z, codes, runtime, dense=False, tail=tail
+                acc,
+                lin.x.q.s,
+                lin.w.q.scale,
+                lin.y.q.s,
+                lin.y.q.z,
+                codes,
+                runtime,
+                dense=False,
+                wide=lin.wide,
+                tail=tail,
             )
         return y.reshape(x.shape[0], *lin.y.shape)
 
     def rounding(self, node: Node, graph: Graph, runtime: Runtime) -> Rounding:
         lin = LinearNode.of(node, graph)
-        dev = linear_deviation(lin.x.q.s, lin.w.q.scale, lin.y.q.s, runtime, dense=False, reach=Rounding.REACH)
+        scales = lin.x.q.s, lin.w.q.scale, lin.y.q.s
+        dev = linear_deviation(*scales, runtime, dense=False, wide=lin.wide, reach=Rounding.REACH)
         return Rounding.symmetric(dev)
 
 

@@ -14,7 +14,6 @@ from qebgate.numerics.fixed_point import I64
 from qebgate.runtimes.profiles import Runtime
 from qebgate.semantics.accumulate import exact_matmul, linear_deviation, requantize
 from qebgate.semantics.base import (
-    INT8,
     Activation,
     Options,
     Rounding,
@@ -58,13 +57,7 @@ class FullyConnected(Semantics):
             y.size == rows * w.shape[0], "the output does not fit the weights", node, graph, f"{y.shape}, {w.shape}"
         )
         if x.dtype.is_code:
-            require(
-                x.dtype is INT8 and w.dtype is INT8,
-                "FULLY_CONNECTED runs on int8 only",
-                node,
-                graph,
-                f"{x.dtype.value}, {w.dtype.value}",
-            )
+            lin.check_types()
             lin.check_quantized(axis=0)
             assert isinstance(node.attrs, FullyConnectedAttrs)
             check_limits(node.attrs.activation, node, graph)
@@ -98,7 +91,9 @@ class FullyConnected(Semantics):
         lin = LinearNode.of(node, graph)
         out = tensor(graph, node.outputs[0])
         return Rounding.symmetric(
-            linear_deviation(lin.x.q.s, lin.w.q.scale, out.q.s, runtime, dense=True, reach=Rounding.REACH)
+            linear_deviation(
+                lin.x.q.s, lin.w.q.scale, out.q.s, runtime, dense=True, wide=lin.wide, reach=Rounding.REACH
+            )
         )
 
 
@@ -115,4 +110,5 @@ def finish(node: Node, graph: Graph, acc: I64, runtime: Runtime) -> Array:
         attrs.activation.code_range(lin.y, runtime),
         runtime,
         dense=True,
+        wide=lin.wide,
     )

@@ -45,6 +45,18 @@ class LinearNode:
             weights = w.q.dequantize(weights)
         return cls(node, graph, graph.tensors[xi], w, graph.tensors[node.outputs[0]], weights, bias)
 
+    @property
+    def wide(self) -> bool:
+        """Whether activations are int16: sums of 64 bits, zero points of 0."""
+        return self.x.dtype is DType.INT16
+
+    def check_types(self) -> None:
+        """int8 or int16 activations, int8 weights."""
+        types = f"{self.x.dtype.value}, {self.w.dtype.value}"
+        known = self.x.dtype in (DType.INT8, DType.INT16) and self.w.dtype is DType.INT8
+        message = f"{self.node.op} runs on int8 or int16 with int8 weights only"
+        require(known, message, self.node, self.graph, types)
+
     def check_float(self, axis: int) -> None:
         """The preconditions of float and hybrid kernels; ``axis`` is the output channels' axis of the weights."""
         n, g = self.node, self.graph
@@ -92,7 +104,8 @@ class LinearNode:
         )
         if self.bias is not None:
             bias_type = self.graph.tensors[n.inputs[2]].dtype
-            require(bias_type is DType.INT32, "the bias is not int32", n, g, bias_type.value)
+            expected = DType.INT64 if self.wide else DType.INT32
+            require(bias_type is expected, f"the bias is not {expected.value}", n, g, bias_type.value)
             require(self.bias.shape == (channels,), "the bias does not fit the weights", n, g, self.bias.shape)
             self._check_bias_scale()
         reduce = tuple(a for a in range(self.weights.ndim) if a != axis)
@@ -100,6 +113,14 @@ class LinearNode:
         if self.bias is not None:
             total += float(np.abs(self.bias.astype(np.float64)).max(initial=0.0))
         m = self.x.q.s * q.scale / self.y.q.s
+        if self.wide:
+            zero = self.x.q.z == 0 == self.y.q.z
+            require(zero, "int16 activations with a zero point", n, g, f"{self.x.q.z}, {self.y.q.z}")
+            require(bool((m < 64.0).all()), "a multiplier is 64 or more", n, g, float(m.max()))
+            require(total < 2.0**46, "the accumulator may overflow 48 bits", n, g, f"{total:.3g}")
+            fits = total * float(m.max()) < 2.0**30
+            require(fits, "the result may overflow 32 bits", n, g, f"{total * float(m.max()):.3g}")
+            return
         require(bool((m < 256.0).all()), "a multiplier is 256 or more, which XNNPACK refuses", n, g, float(m.max()))
         left = float(2.0 ** np.maximum(np.frexp(m)[1], 0).max())
         require(total * left < 2.0**31, "the accumulator may overflow 32 bits", n, g, f"{total * left:.3g}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qebgate.ir.graph import Graph, Node
+from qebgate.ir.tensor import DType
 from qebgate.semantics.base import INT8, Activation, Options, Semantics, check_limits, require
 from qebgate.semantics.windows import Stride, Window, image
 
@@ -45,7 +46,8 @@ class Pool2D(Semantics):
         require(x.dtype is y.dtype, "input and output have different types", node, graph, y.dtype.value)
         if x.dtype.is_code:
             check_limits(attrs.activation, node, graph)
-            require(x.dtype is INT8, f"{node.op} runs on int8 only", node, graph, x.dtype.value)
+            known = x.dtype in (INT8, DType.INT16)
+            require(known, f"{node.op} runs on int8 or int16 only", node, graph, x.dtype.value)
             require(
                 (x.q.s, x.q.z) == (y.q.s, y.q.z),
                 "input and output have different scales",

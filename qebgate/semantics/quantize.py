@@ -8,10 +8,10 @@ import numpy as np
 
 from qebgate.errors import DataError, UnsupportedError
 from qebgate.ir.graph import Graph, Node
-from qebgate.ir.tensor import Array, Tensor
+from qebgate.ir.tensor import Array, DType, Tensor
 from qebgate.numerics.fixed_point import Multiplier, multiply_ruy, round_half_away
 from qebgate.runtimes.profiles import MICRO, Runtime
-from qebgate.semantics.accumulate import multiply_quantized
+from qebgate.semantics.accumulate import WIDE_REACH, multiply_quantized
 from qebgate.semantics.base import FLOAT32, INT8, UINT8, Rounding, Semantics, require
 from qebgate.semantics.delegation import owner
 from qebgate.semantics.elementwise import rescale_deviation
@@ -27,7 +27,9 @@ class Quantize(Semantics):
         require(
             x.dtype in (FLOAT32, INT8, UINT8), "QUANTIZE reads float32, int8 or uint8 only", node, graph, x.dtype.value
         )
-        require(y.dtype in (INT8, UINT8), "QUANTIZE gives int8 or uint8 only", node, graph, y.dtype.value)
+        wide = y.dtype is DType.INT16 and x.dtype is FLOAT32 and y.q.z == 0
+        known = wide or y.dtype in (INT8, UINT8)
+        require(known, "QUANTIZE gives int8, uint8, or int16 from float32, only", node, graph, y.dtype.value)
         require(x.shape == y.shape, "input and output have different shapes", node, graph, f"{x.shape}, {y.shape}")
         require(not y.q.per_channel, "activations have per-channel scales", node, graph)
         if x.dtype.is_code:
@@ -53,7 +55,7 @@ class Quantize(Semantics):
     def rounding(self, node: Node, graph: Graph, runtime: Runtime) -> Rounding:
         x, y = graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]]
         if x.dtype is FLOAT32:
-            return Rounding.symmetric(0.5 + Rounding.REACH * 2.0**-22)
+            return Rounding.symmetric(0.5 + (WIDE_REACH if y.dtype is DType.INT16 else Rounding.REACH) * 2.0**-22)
         if owner(node, graph, runtime) is Runtime.XNNPACK:
             # the ratio is rounded to 8 fractional bits, so up to 2**-9 for each of 255 quanta
             return Rounding.symmetric(0.5 + 255 * 2.0**-9)

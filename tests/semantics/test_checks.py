@@ -96,8 +96,8 @@ def _wrong_shape(b: Builder) -> tuple[int, int]:
 I8 = {"dtype": "int8", **Q}
 REFUSED: dict[str, tuple[Callable[[Builder], tuple[int, int]], str]] = {
     "conv without a bias": (_conv_without_bias, "without a bias"),
-    "uint8 arithmetic": (lambda b: _dense(b, x_type="uint8"), "int8 only"),
-    "int16 activations": (lambda b: _dense(b, x_type="int16"), "int8 only"),
+    "uint8 arithmetic": (lambda b: _dense(b, x_type="uint8"), "int8 or int16"),
+    "int16 activations with a bias of 32 bits": (lambda b: _dense(b, x_type="int16"), "int64"),
     "asymmetric weights": (lambda b: _dense(b, zero=3), "zero point"),
     "multiplier too large": (lambda b: _dense(b, w_scale=600.0), "multiplier"),
     "depth multiplier": (_depthwise_multiplier, "depth multiplier"),
@@ -114,8 +114,11 @@ REFUSED: dict[str, tuple[Callable[[Builder], tuple[int, int]], str]] = {
     ),
     "logistic output scale": (_unary("LOGISTIC", I8, I8), "0.00390625"),
     "tanh output scale": (_unary("TANH", I8, I8), "0.0078125"),
-    "quantize to int16": (_unary("QUANTIZE", {"dtype": "float32"}, {"dtype": "int16", **Q}), "int8 or uint8"),
-    "dequantize int16": (_unary("DEQUANTIZE", {"dtype": "int16", **Q}, {"dtype": "float32"}), "int8 or uint8"),
+    "quantize int8 to int16": (
+        _unary("QUANTIZE", {"dtype": "int8", **Q}, {"dtype": "int16", **Q}),
+        "int16 from float32",
+    ),
+    "dequantize int32": (_unary("DEQUANTIZE", {"dtype": "int32", **Q}, {"dtype": "float32"}), "uint8 or int16"),
     "add beyond 16 bits": (_add_far, "16 bits"),
     "mean over a missing axis": (_mean_without_axes, "axis that does not exist"),
     "negative padding": (_negative_pad, "negative"),
