@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qebgate.domains.layers import ROOT, Affine, Layer, MaxPool
+from qebgate.domains.gap import Gap, Interval
+from qebgate.domains.layers import ROOT, Affine, Layer, MaxPool, Opaque
 from qebgate.engines.dra.program import Program
 from qebgate.numerics.rounding import F64
 
@@ -38,14 +39,14 @@ def gap_gradient(p: Program, x: F64, weights: F64) -> F64:
         elif isinstance(layer, MaxPool):
             values[layer.output] = _max(layer, values, trace)
         else:
-            values[layer.output] = values[layer.inputs[0]]
+            values[layer.output] = _opaque(layer, values)
             trace.append(Trace(layer, np.zeros(0, np.bool_), np.zeros(0, np.bool_)))
     back: dict[int, Pairs] = {p.output: (-weights, weights)}
     for t in reversed(trace):
         grad = back.pop(t.layer.output, None)
         if grad is not None:
             _back(t, grad, back, values)
-    f, q = back[ROOT]
+    f, q = back.get(ROOT, (np.zeros_like(x), np.zeros_like(x)))
     return f + q
 
 
@@ -62,6 +63,23 @@ def _affine(layer: Affine, values: dict[int, Pairs], trace: list[Trace]) -> Pair
         hq = np.clip(rounded, aq, bq)
     trace.append(Trace(layer, (z > a) & (z < b), (zq > aq) & (zq < bq)))
     return np.clip(z, a, b), hq
+
+
+def _opaque(layer: Opaque, values: dict[int, Pairs]) -> Pairs:
+    if len(layer.inputs) == 1:
+        return values[layer.inputs[0]]
+    f, q = (
+        layer.float_transform([_points(values[i][side]) for i in layer.inputs]).float.centre.reshape(
+            len(values[ROOT][0]), -1
+        )
+        for side in (0, 1)
+    )
+    return f, q
+
+
+def _points(v: F64) -> Gap:
+    point = Interval.point(v.ravel())
+    return Gap(point, point, Interval.point(np.zeros(v.size)))
 
 
 def _max(layer: MaxPool, values: dict[int, Pairs], trace: list[Trace]) -> Pairs:
@@ -96,5 +114,7 @@ def _back(t: Trace, grad: Pairs, back: dict[int, Pairs], values: dict[int, Pairs
             np.add.at(part, (rows, chosen), g)
             parts.append(part)
         add(source, parts[0], parts[1])
-    else:
-        add(layer.inputs[0], grad[0], grad[1])
+    else:  # what is broadcast to another size is left out
+        for i in dict.fromkeys(layer.inputs):
+            if values[i][0].shape == grad[0].shape:
+                add(i, grad[0], grad[1])

@@ -140,17 +140,25 @@ def _per_layer(
             window = np.where(layer.index < 0, -np.inf, v[np.maximum(layer.index, 0)])
             chosen = layer.index[np.arange(len(window)), window.argmax(axis=1)]
             add(source, gather(chosen, v.size).back(g))
+        elif len(layer.inputs) > 1 and layer.lines is not None:  # a product: its lines at a point are its derivatives
+            points = [_point(at.values[i]) for i in layer.inputs]
+            for m, i in zip(layer.lines(points, layer.transform(points)).maps, layer.inputs, strict=True):
+                add(i, m.back(g))
         else:
             (source,) = layer.inputs
             add(source, g * _slope(layer, at.values[source]))
     return shares
 
 
+def _point(v: F64) -> Gap:
+    point = Interval.point(v)
+    return Gap(point, point, Interval.point(np.zeros_like(v)))
+
+
 def _slope(layer: Opaque, x: F64) -> F64:
     """Derivative of a function of one entry, by a central difference."""
 
     def value(v: F64) -> F64:
-        point = Interval.point(v)
-        return layer.float_transform([Gap(point, point, Interval.point(np.zeros_like(v)))]).float.centre
+        return layer.float_transform([_point(v)]).float.centre
 
     return (value(x + STEP) - value(x - STEP)) / (2 * STEP)

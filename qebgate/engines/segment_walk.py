@@ -269,10 +269,9 @@ def _switches(state: State, x: Values, index: Index, pad: NDArray[np.bool_]) -> 
 
 def _curved(layer: Opaque, state: State) -> State:
     """Values in the middle of the images of breakpoints; errors from the images of whole pieces."""
-    (source,) = layer.inputs
     if not state.points:
-        x = state.values[source].at
-        steps = np.abs(np.diff(x, axis=0)).max(axis=1) / CURVED_STEP
+        moves = [np.abs(np.diff(state.values[i].at, axis=0)).max(axis=1) for i in layer.inputs]
+        steps = np.maximum.reduce(moves) / CURVED_STEP
         steps = np.where(np.isfinite(steps), np.minimum(steps, 1e9), 0.0)
         steps *= min(1.0, MAX_CURVED / max(float(steps.sum()), 1.0))
         number = np.maximum(np.ceil(steps), 1).astype(np.int64)
@@ -280,16 +279,14 @@ def _curved(layer: Opaque, state: State) -> State:
         rank = np.arange(piece.size) - np.repeat(np.cumsum(number - 1) - (number - 1), number - 1)
         if piece.size:
             state = state.refined(piece, (rank + 1) / number[piece])
-    x = state.values[source]
-    error = _at_breakpoints(state, x.error)
-    ends = _image_of(layer, Interval(down(x.at - error), up(x.at + error)))
+    xs = [state.values[i] for i in layer.inputs]
+    errors = [_at_breakpoints(state, x.error) for x in xs]
+    ends = _image_of(layer, [Interval(down(x.at - e), up(x.at + e)) for x, e in zip(xs, errors, strict=True)])
     at = 0.5 * (ends.lo + ends.hi)
     if state.points:
         off, whole = up(np.maximum(ends.hi - at, at - ends.lo)), ends
     else:
-        inner = x.error[state.owner]
-        lo, hi = np.minimum(x.at[:-1], x.at[1:]), np.maximum(x.at[:-1], x.at[1:])
-        whole = _image_of(layer, Interval(down(lo - inner), up(hi + inner)))
+        whole = _image_of(layer, [_along(x, x.error[state.owner]) for x in xs])
         lo, hi = np.minimum(at[:-1], at[1:]), np.maximum(at[:-1], at[1:])
         off = up(np.maximum(whole.hi - lo, hi - whole.lo))
     low, high = state.extremes(at)
@@ -298,9 +295,19 @@ def _curved(layer: Opaque, state: State) -> State:
     return state
 
 
-def _image_of(layer: Opaque, x: Interval) -> Interval:
+def _along(x: Values, error: F64) -> Interval:
+    """All values on each piece, ``[B - 1, n]``."""
+    lo, hi = np.minimum(x.at[:-1], x.at[1:]), np.maximum(x.at[:-1], x.at[1:])
+    return Interval(down(lo - error), up(hi + error))
+
+
+def _image_of(layer: Opaque, inputs: Sequence[Interval]) -> Interval:
     """Images of intervals ``[B, n]``: a layer treats its rows (the last axis) one by one."""
-    flat = Interval(x.lo.ravel(), x.hi.ravel())
-    zero = np.zeros_like(flat.lo)
-    h = layer.float_transform([Gap(flat, flat, Interval(zero, zero))]).float
-    return Interval(h.lo.reshape(len(x.lo), -1), h.hi.reshape(len(x.lo), -1))
+    given: list[Gap] = []
+    for x in inputs:
+        flat = Interval(x.lo.ravel(), x.hi.ravel())
+        zero = np.zeros_like(flat.lo)
+        given.append(Gap(flat, flat, Interval(zero, zero)))
+    h = layer.float_transform(given).float
+    rows = len(inputs[0].lo)
+    return Interval(h.lo.reshape(rows, -1), h.hi.reshape(rows, -1))

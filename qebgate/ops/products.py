@@ -110,8 +110,10 @@ def _product(step: Step, ctx: Context, qn: Node, index: list[I64]) -> list[Layer
     inner, size = ctx.fresh(), y.size
     same = step.inputs[0] == step.inputs[1]
 
+    sizes = [ctx.pair.tensors(i)[1].size for i in step.inputs]
+
     def transform(inputs: Sequence[Gap]) -> Gap:
-        return _bounded(*(_picked(g, i) for g, i in zip(inputs, index, strict=True)), square=same)
+        return _bounded(*(_picked(g, i, n) for g, i, n in zip(inputs, index, sizes, strict=True)), square=same)
 
     def lines(inputs: Sequence[Gap], out: Gap) -> Band:
         return _band(inputs, index, out)
@@ -148,7 +150,10 @@ def _product(step: Step, ctx: Context, qn: Node, index: list[I64]) -> list[Layer
     ]
 
 
-def _picked(g: Gap, index: I64) -> Gap:
+def _picked(g: Gap, index: I64, size: int) -> Gap:
+    """The entries that the product reads, of one operand or of many one behind the other."""
+    if g.size != size:
+        index = (np.arange(g.size // size)[:, None] * size + index).ravel()
     take = lambda x: Interval(x.lo[index], x.hi[index])  # noqa: E731
     return Gap(take(g.float), take(g.quantized), take(g.delta))
 
@@ -173,7 +178,7 @@ def _bounded(x: Gap, y: Gap, *, square: bool) -> Gap:
 
 def _band(inputs: Sequence[Gap], index: Sequence[I64], out: Gap) -> Band:
     """``x y`` is within a rest of ``cy x + cx y``, and its gap of ``cy dx + cx dy``."""
-    x, y = (_picked(g, i) for g, i in zip(inputs, index, strict=True))
+    x, y = (_picked(g, i, g.size) for g, i in zip(inputs, index, strict=True))
     (cx, rx), (cy, ry) = _middle(x), _middle(y)
     maps = tuple(diagonal(c, i, g.size) for c, i, g in zip((cy, cx), index, inputs, strict=True))
     corner = cx * cy

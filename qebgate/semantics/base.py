@@ -145,10 +145,10 @@ def require(
 
 
 def check_limits(activation: Activation, node: Node, graph: Graph) -> None:
-    """The codes of a fused activation's limits must fit in the kernels' 32 bits (with a wide margin)."""
+    """The codes of a fused activation's limits must fit in the kernels' 32 bits (LiteRT refuses the others)."""
     s = graph.tensors[node.outputs[0]].q.s
     worst = max((abs(v) / s for v in activation.range if np.isfinite(v)), default=0.0)
-    require(worst < 2.0**24, "the output's scale is too small for the activation's limits", node, graph, s)
+    require(worst < 2.0**30, "the output's scale is too small for the activation's limits", node, graph, s)
 
 
 def apply_activation(x: Array, activation: Activation) -> Array:

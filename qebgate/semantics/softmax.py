@@ -51,7 +51,7 @@ class Softmax(Semantics):
             assert isinstance(node.attrs, SoftmaxAttrs)
             sharp = node.attrs.beta * x.q.s
             require(
-                2.0**-20 <= sharp <= 2.0**20, "beta times the scale is out of the kernels' range", node, graph, sharp
+                2.0**-60 <= sharp <= 2.0**20, "beta times the scale is out of the kernels' range", node, graph, sharp
             )
             scale_ok = (y.q.s, y.q.z) == (1.0 / 256.0, -128)
             require(
@@ -74,7 +74,7 @@ class Softmax(Semantics):
         assert codes is not None
         assert isinstance(attrs, SoftmaxAttrs)
         if runtime is Runtime.REFERENCE or runtime in MICRO:
-            _refuse_long(node, graph, x, runtime)
+            _refuse_aborting(node, graph, x, runtime)
             return _reference(codes, x, attrs.beta, runtime)
         return _builtin(codes, x, attrs.beta)
 
@@ -88,21 +88,20 @@ class Softmax(Semantics):
         x = graph.tensors[node.inputs[0]]
         n = x.shape[-1]
         if runtime is Runtime.REFERENCE or runtime in MICRO:
-            _refuse_long(node, graph, x, runtime)
+            _refuse_aborting(node, graph, x, runtime)
             return Rounding.symmetric(0.5 + 2.0**-8 + n * 2.0**-12)
         return Rounding.symmetric(0.5 + 2.0**-8 + n * 2.0**-15)
 
 
-def _refuse_long(node: Node, graph: Graph, x: Tensor, runtime: Runtime) -> None:
-    """The reference kernel aborts the process when its sum of exponentials reaches 512."""
-    require(
-        x.shape[-1] < REFERENCE_LIMIT,
-        f"{runtime.value} can abort on an int8 SOFTMAX over 512 or more values",
-        node,
-        graph,
-        x.shape[-1],
-        fix="check the logits, or leave this runtime out",
-    )
+def _refuse_aborting(node: Node, graph: Graph, x: Tensor, runtime: Runtime) -> None:
+    """The reference kernel aborts the process when its sum of exponentials reaches 512, or its multiplier 1."""
+    assert isinstance(node.attrs, SoftmaxAttrs)
+    fix = "check the logits, or leave this runtime out"
+    found = f"{runtime.value} can abort on an int8 SOFTMAX over 512 or more values"
+    require(x.shape[-1] < REFERENCE_LIMIT, found, node, graph, x.shape[-1], fix=fix)
+    sharp = node.attrs.beta * x.q.s
+    found = f"{runtime.value} aborts on an int8 SOFTMAX of so small a scale"
+    require(sharp * 2.0 ** (31 - _DIFF_BITS) > 1.0, found, node, graph, sharp, fix=fix)
 
 
 def _reference(codes: Array, x: Tensor, beta: float, runtime: Runtime) -> Array:

@@ -69,4 +69,4 @@ def _value(node: Node, tensors: Sequence[Tensor]) -> Array | None:
         sem.check(node, graph)
     except ModelError:  # said where the node is checked
         return None
-    return np.ascontiguousarray(sem.run_float(node, graph, [t.const for t in ins])[0])
+    return np.array(sem.run_float(node, graph, [t.const for t in ins])[0]).reshape(out.shape)

@@ -176,7 +176,7 @@ def behind_curve(p: Program) -> int | None:
     layer = makers.get(p.output)
     while isinstance(layer, Affine) and layer.grid is None and layer.f == (Scale(1.0, layer.m),):
         layer = makers.get(layer.inputs[0])
-    return layer.inputs[0] if isinstance(layer, Opaque) else None
+    return layer.inputs[0] if isinstance(layer, Opaque) and len(layer.inputs) == 1 else None
 
 
 _ANALYSIS = -2

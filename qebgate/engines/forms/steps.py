@@ -148,7 +148,7 @@ def _restricted(layer: Affine, live: Index, known: Sequence[Fact], moving: Seque
         by_inputs = _embedded(layer.codes_of_inputs, live, known, moving)
     return replace(
         layer, below=layer.below[live], above=layer.above[live], accumulator_unit=unit,
-        codes_of_accumulator=accumulators, codes_of_inputs=by_inputs, fixed_codes=None,
+        codes_of_accumulator=accumulators, codes_of_inputs=by_inputs, codes_between=None, fixed_codes=None,
     )  # fmt: skip
 
 
