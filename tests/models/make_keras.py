@@ -30,7 +30,13 @@ FILES = {
     "shapes": TWO,
     "sequence": TWO,
     "branches": TWO,
+    "nested": BOTH,
+    "joins": TWO,
+    "signal": TWO,
+    "digits": TWO,
 }
+SAVED = ("digits", "image", "sequence")
+"""Networks that are also saved as folders, by both."""
 
 
 def dense(keras):
@@ -101,13 +107,103 @@ def branches(keras):
     return keras.Model(i, k.Dense(2, name="out")(k.Flatten(name="flat")(y)), name="branches")
 
 
-NETS = {"dense": dense, "image": image, "shapes": shapes, "sequence": sequence, "branches": branches}
+def nested(keras):
+    """Models inside models, one of them called twice."""
+    k = keras.layers
+    i = k.Input((4, 4, 2), name="outer")
+    block = k.Input((4, 4, 2), name="inner")
+    y = k.BatchNormalization(name="norm")(k.Conv2D(2, 3, padding="same", name="conv")(block))
+    twice = keras.Model(block, k.ReLU(name="relu")(k.Add(name="sum")([block, y])), name="twice")
+    layers = [k.Input((32,)), k.Dense(6, activation="relu", name="hidden"), k.Dense(3, name="conv")]
+    head = keras.Sequential(layers, name="head")
+    x = twice(twice(i))
+    return keras.Model(i, k.Softmax(name="soft")(head(k.Flatten(name="flat")(x))), name="nested")
+
+
+def joins(keras):
+    """Layers that put values together, and functions of one value."""
+    k = keras.layers
+    i = k.Input((4, 4, 2), name="joined")
+    x = k.Rescaling(1.0 / 4.0, offset=-0.5, name="scaled")(i)
+    a = k.LeakyReLU(0.2, name="leaky")(k.Conv2D(4, 3, padding="same", name="conv_a")(x))
+    b = k.PReLU(shared_axes=[1, 2], name="prelu")(k.Conv2D(4, 2, padding="same", name="conv_b")(x))
+    c = k.Multiply(name="product")([a, b])
+    d = k.Subtract(name="difference")([a, c])
+    x = k.Concatenate(name="together")([k.Maximum(name="larger")([a, b]), d])
+    x = k.ELU(name="elu")(k.SeparableConv2D(4, 3, padding="same", name="separable")(x))
+    x = k.GlobalMaxPooling2D(name="global")(x)
+    return keras.Model(i, k.Dense(3, name="out")(x), name="joins")
+
+
+def signal(keras):
+    """Layers over one axis."""
+    k = keras.layers
+    i = k.Input((12, 2), name="sampled")
+    x = k.ZeroPadding1D((1, 2), name="zeros")(i)
+    x = k.Conv1D(4, 3, name="conv")(x)
+    x = k.MaxPooling1D(2, name="max")(x)
+    x = k.Conv1D(4, 2, activation="tanh", name="second")(x)
+    x = k.AveragePooling1D(2, name="average")(k.SpatialDropout1D(0.2, name="drop")(x))
+    x = k.GlobalMaxPooling1D(name="global")(x)
+    return keras.Model(i, k.Dense(2, name="out")(x), name="signal")
+
+
+def digits(keras):
+    """Trained on scikit-learn's digits."""
+    k = keras.layers
+    layers = [
+        keras.Input((64,), name="pixels"),
+        k.Dense(24, activation="relu", name="first"),
+        k.Dense(16, activation="relu", name="second"),
+        k.Dense(10, name="logits"),
+    ]
+    return keras.Sequential(layers, name="digits")
+
+
+def train(models):
+    """Train the first, and give its weights to the others; returns the rows."""
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    x = (x / 16.0).astype(np.float32)
+    first, *others = models
+    first.compile("adam", keras3.losses.SparseCategoricalCrossentropy(from_logits=True))
+    first.fit(x[:1400], y[:1400], epochs=30, batch_size=32, verbose=0)
+    for model in others:
+        model.set_weights(first.get_weights())
+    return x[1400:1600]
+
+
+NETS = {
+    "dense": dense,
+    "image": image,
+    "shapes": shapes,
+    "sequence": sequence,
+    "branches": branches,
+    "nested": nested,
+    "joins": joins,
+    "signal": signal,
+    "digits": digits,
+}
+
+
+def remove(path):
+    """A part of a saved folder that serving does not need."""
+    if path.is_dir():
+        path.rmdir()
+    path.unlink(missing_ok=True)
+
+
+def leaves(model):
+    """Layers, those of nested models in their place."""
+    for layer in model.layers:
+        yield from leaves(layer) if hasattr(layer, "layers") else [layer]
 
 
 def fill(model, seed):
     """Random weights; variances and factors of batch normalization are positive."""
     rng = np.random.default_rng(seed)
-    for layer in model.layers:
+    for layer in leaves(model):
         values = []
         for variable in layer.weights:
             shape, name = tuple(variable.shape), variable.name.split("/")[-1].split(":")[0]
@@ -144,10 +240,18 @@ def main():
         models = {"keras3": build(keras3), "keras2": build(keras2)}
         for model in models.values():
             fill(model, seed)
-        for file in FILES[name]:
-            models[file.split(".")[0]].save(OUT / f"{name}.{file}")
         rng = np.random.default_rng(100 + seed)
         rows = rng.uniform(-1.0, 1.0, (200, *models["keras3"].input_shape[1:])).astype(np.float32)
+        if name == "digits":
+            rows = train(list(models.values()))
+        for file in FILES[name]:
+            models[file.split(".")[0]].save(OUT / f"{name}.{file}")
+        if name in SAVED:
+            models["keras3"].export(OUT / f"{name}.keras3.saved_model", verbose=False)
+            models["keras2"].save(OUT / f"{name}.keras2.saved_model", save_format="tf")
+            for extra in ("keras_metadata.pb", "fingerprint.pb", "assets"):
+                for folder in OUT.glob(f"{name}.*.saved_model"):
+                    remove(folder / extra)
         arrays[f"{name}_x"] = rows[:ROWS]
         for key, model in models.items():
             arrays[f"{name}_{key}"] = np.asarray(model.predict(rows[:ROWS], verbose=0))
@@ -155,7 +259,7 @@ def main():
         (OUT / f"{name}.int8.tflite").write_bytes(convert(models["keras3"], rows, quantize=True))
     np.savez(OUT / "rows.npz", **arrays)
     versions = {"tensorflow": tf.__version__, "keras3": keras3.__version__, "keras2": keras2.__version__}
-    manifest = {"made_by": "make_keras.py", **versions, "files": FILES}
+    manifest = {"made_by": "make_keras.py", **versions, "files": FILES, "saved": SAVED}
     (OUT / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 

@@ -8,51 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, cast
 
 from qebgate.adapters.keras import wrappers
+from qebgate.adapters.keras.nesting import flatten
+from qebgate.adapters.keras.network import Layer, Network, Ref
 from qebgate.errors import ModelError, UnsupportedError, printable
 
 MAX_LAYERS = 2000
 MAX_INPUTS = 16
 _MODELS = ("Sequential", "Functional", "Model")
-
-Ref = tuple[str, int, int]
-"""A tensor: layer, which of the layer's calls, which of its outputs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One layer; ``calls`` has the tensors of each of its calls.
-
-    ``wrapped``: TF-MOT wraps it, and its variables include those of quantizers.
-    """
-
-    name: str
-    kind: str
-    config: dict[str, Any]
-    calls: tuple[tuple[Ref, ...], ...]
-    wrapped: bool = False
-
-    @property
-    def label(self) -> str:
-        return f"layer {printable(self.name, 60)} ({printable(self.kind, 60)})"
-
-
-@dataclass(frozen=True, slots=True)
-class Network:
-    """The layers of a model in the file's order.  ``keras`` is the major version that wrote it."""
-
-    layers: tuple[Layer, ...]
-    inputs: tuple[Ref, ...]
-    outputs: tuple[Ref, ...]
-    keras: int
-
-    @property
-    def wrapped(self) -> bool:
-        """Whether it is a model of quantization-aware training."""
-        return any(layer.wrapped for layer in self.layers)
 
 
 def parse_json(text: bytes | str, where: str) -> dict[str, Any]:
@@ -85,7 +50,7 @@ def parse_network(
     Raises ModelError QEB477, and UnsupportedError QEB478 that names every other layer.
     """
     try:
-        return _Parser(where, keras, known, later, wrapped).network(config)
+        return flatten(_Parser(where, keras, known, later, wrapped).network(config), where)
     except RecursionError:
         raise ModelError("QEB477", "the model's configuration is nested absurdly", where=where) from None
 
@@ -95,6 +60,7 @@ class _Parser:
         self.where, self.keras, self.known, self.later, self.wrapped = where, keras, known, later, wrapped
         self.inside: set[str] = set()  # layers in wrappers, by the wrapper's name
         self.problems: list[ModelError] = []
+        self.total = 0
 
     def network(self, model: dict[str, Any]) -> Network:
         kind = model.get("class_name")
@@ -108,12 +74,13 @@ class _Parser:
             )
         config = self._dict(model.get("config"), "config")
         entries = self._list(config.get("layers"), "layers")
-        if len(entries) > MAX_LAYERS:
+        self.total += len(entries)
+        if self.total > MAX_LAYERS:
             raise ModelError(
                 "QEB406",
                 "the model has too many layers",
                 where=self.where,
-                found=f"{len(entries)}, at most {MAX_LAYERS}",
+                found=f"{self.total}, at most {MAX_LAYERS}",
             )
         entries = [self._unwrapped(self._dict(e, "layers")) for e in entries]
         for e in entries:
@@ -158,7 +125,9 @@ class _Parser:
 
     def _layer(self, entry: dict[str, Any], calls: tuple[tuple[Ref, ...], ...]) -> Layer:
         name = self._name(entry)
-        return Layer(name, entry["class_name"], entry["config"], calls or ((),), name in self.inside)
+        kind: str = entry["class_name"]
+        inner = self.network(entry) if kind in _MODELS else None
+        return Layer(name, kind, entry["config"], calls or ((),), name in self.inside, inner, name)
 
     def _unwrapped(self, entry: dict[str, Any]) -> dict[str, Any]:
         """The entry without TF-MOT's wrapper."""
@@ -176,7 +145,7 @@ class _Parser:
     def _check(self, entry: dict[str, Any]) -> None:
         """Only known layers of Keras itself; the others are collected."""
         self._dict(entry.get("config"), "config of a layer")
-        if entry.get("class_name") in self.known and _builtin(entry):
+        if entry.get("class_name") in (*self.known, *_MODELS) and _builtin(entry):
             return
         label = f"layer {printable(self._name(entry), 60)}"
         kind = str(entry.get("class_name"))

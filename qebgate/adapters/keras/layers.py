@@ -3,100 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any, cast
 
 import numpy as np
 
-from qebgate.adapters.keras.config import Layer
-from qebgate.adapters.keras.draft import FACTORS, NORMALIZE, Draft, Normalization
-from qebgate.adapters.keras.settings import Settings
-from qebgate.adapters.keras.weights import Weights
-from qebgate.errors import UnsupportedError
+from qebgate.adapters.keras.call import Build, Call
+from qebgate.adapters.keras.draft import FACTORS, NORMALIZE, Normalization
+from qebgate.adapters.keras.joins import concatenate, join
+from qebgate.adapters.npz import float32_constant
 from qebgate.ir.tensor import Array
 from qebgate.semantics.add import AddAttrs
 from qebgate.semantics.base import Activation
+from qebgate.semantics.binary import BinaryAttrs
 from qebgate.semantics.conv_2d import Conv2DAttrs
 from qebgate.semantics.depthwise_conv_2d import DepthwiseConv2DAttrs
 from qebgate.semantics.fully_connected import FullyConnectedAttrs
 from qebgate.semantics.mean import MeanAttrs
+from qebgate.semantics.mul import MulAttrs
 from qebgate.semantics.pool_2d import Pool2DAttrs
-from qebgate.semantics.softmax import SoftmaxAttrs
+from qebgate.semantics.tables import LeakyReluAttrs
 from qebgate.semantics.windows import Stride, Window
 
-MAX_ELEMENTS = 2**27
 KERAS_2_EPSILON = 1.001e-5
 """Keras 2 replaces a smaller epsilon of batch normalization by this one on 4-axis tensors, Keras 3 does not."""
-ACTIVATIONS = MappingProxyType(
-    {"relu": "RELU", "relu6": "RELU6", "sigmoid": "LOGISTIC", "tanh": "TANH", "softmax": "SOFTMAX"}
-)
-
-
-@dataclass(slots=True)
-class Call:
-    """One call of a layer: ``x`` are the values it reads."""
-
-    draft: Draft
-    weights: Weights
-    layer: Layer
-    s: Settings
-    x: tuple[int, ...]
-    keras: int
-
-    @property
-    def name(self) -> str:
-        return self.layer.name
-
-    def only(self, *ranks: int) -> int:
-        """The only input, which has one of these numbers of axes (any where none is given)."""
-        if len(self.x) != 1:
-            raise self.refuse(f"{len(self.x)} inputs")
-        (x,) = self.x
-        if ranks and len(self.shape(x)) not in ranks:
-            raise self.refuse(f"an input of shape {self.shape(x)}")
-        return x
-
-    def shape(self, x: int) -> tuple[int, ...]:
-        return self.draft.shapes[x]
-
-    def variables(self, **shapes: tuple[int, ...]) -> list[Array]:
-        return self.weights.of(self.layer, list(shapes), list(shapes.values()))
-
-    def emit(
-        self, op: str, x: tuple[int, ...], shape: tuple[int, ...], attrs: object, **constants: Array | None
-    ) -> int:
-        if any(d <= 0 for d in shape) or math.prod(shape) > MAX_ELEMENTS:
-            raise UnsupportedError(
-                "QEB416", "a tensor is too large, or has no elements", where=f"{self.s.where}: {self.layer.label}",
-                found=str(shape),
-            )  # fmt: skip
-        return self.draft.emit(op, x, shape, attrs, self.name, **constants)
-
-    def reshape(self, x: int, shape: tuple[int, ...]) -> int:
-        return self.draft.reshape(x, shape, self.name)
-
-    def activate(self, x: int, key: str = "activation") -> int:
-        """The layer's own activation function."""
-        kind = self.s.one_of(key, ("linear", *ACTIVATIONS, None))
-        if kind in (None, "linear"):
-            return x
-        return self.apply(ACTIVATIONS[kind], x)
-
-    def apply(self, op: str, x: int) -> int:
-        return self.emit(op, (x,), self.shape(x), SoftmaxAttrs(1.0) if op == "SOFTMAX" else None)
-
-    def refuse(self, found: str) -> UnsupportedError:
-        return UnsupportedError(
-            "QEB479",
-            "a layer is used in a way that is not supported",
-            where=f"{self.s.where}: {self.layer.label}",
-            found=found,
-        )
-
-
-Build = Callable[[Call], int]
 
 
 def _dense(c: Call) -> int:
@@ -253,25 +184,18 @@ def _pool_2d(op: str) -> Build:
     return build
 
 
-def _global_average(rank: int) -> Build:
+def _global(op: str, rank: int) -> Build:
+    """Over all axes between the first and the last."""
+
     def build(c: Call) -> int:
         c.s.channels_last()
         x, keep = c.only(rank), c.s.flag("keepdims", False)
         channels = c.shape(x)[-1]
         axes = np.arange(1, rank - 1, dtype=np.int32)
         shape = (1, *(1,) * (rank - 2), channels) if keep else (1, channels)
-        return c.emit("MEAN", (x,), shape, MeanAttrs(keep), constant=axes)
+        return c.emit(op, (x,), shape, MeanAttrs(keep), constant=axes)
 
     return build
-
-
-def _global_max_2d(c: Call) -> int:
-    """One window over everything."""
-    c.s.channels_last()
-    x, keep = c.only(4), c.s.flag("keepdims", False)
-    _, h, w, m = c.shape(x)
-    y = c.emit("MAX_POOL_2D", (x,), (1, 1, 1, m), Pool2DAttrs((h, w), Stride(False, (1, 1)), Activation.NONE))
-    return y if keep else c.reshape(y, (1, m))
 
 
 def _flatten(c: Call) -> int:
@@ -307,20 +231,65 @@ def _zero_padding_2d(c: Call) -> int:
     return _pad(c, x, ((0, 0), (t, b), (left, r), (0, 0)))
 
 
-def _add(c: Call) -> int:
-    """Two inputs or more, summed in order."""
-    if len(c.x) < 2:
-        raise c.refuse(f"{len(c.x)} inputs")
-    y = c.x[0]
-    for x in c.x[1:]:
-        if len(c.shape(x)) != len(c.shape(y)):
-            raise c.refuse(f"inputs of shapes {c.shape(y)} and {c.shape(x)}")
-        try:
-            shape = np.broadcast_shapes(c.shape(y), c.shape(x))
-        except ValueError:
-            raise c.refuse(f"inputs of shapes {c.shape(y)} and {c.shape(x)}") from None
-        y = c.emit("ADD", (y, x), shape, AddAttrs(Activation.NONE))
-    return y
+def _leaky_relu(c: Call) -> int:
+    x = c.only()
+    new = "negative_slope" in c.layer.config
+    alpha = c.s.real("negative_slope" if new else "alpha", 0.3)
+    if not 0.0 <= alpha <= 1e3:
+        c.s.wrong("negative_slope", alpha)
+    return c.emit("LEAKY_RELU", (x,), c.shape(x), LeakyReluAttrs(float(np.float32(alpha))))
+
+
+def _prelu(c: Call) -> int:
+    """One slope per channel, or one for all: the axes in between are shared."""
+    x, shared = c.only(), c.s.get("shared_axes")
+    shape = c.shape(x)
+    axes = cast("list[Any]", shared) if isinstance(shared, list) else [] if shared is None else [shared]
+    if not all(type(a) is int and 1 <= a < len(shape) for a in axes) or not set(range(1, len(shape) - 1)) <= set(axes):
+        raise c.refuse(f"shared axes {shared} of {shape}: every entry has a slope of its own")
+    (alpha,) = c.variables(alpha=tuple(1 if a in axes else n for a, n in enumerate(shape) if a))
+    return c.emit("PRELU", (x,), shape, None, constant=alpha)
+
+
+def _elu(c: Call) -> int:
+    c.s.only("alpha", 1.0, None)
+    return c.apply("ELU", c.only())
+
+
+def _time(inner: Build) -> Build:
+    """A layer over one axis, as the same layer over the second of two."""
+
+    def build(c: Call) -> int:
+        shape = c.shape(c.only(3))
+        x = c.reshape(c.only(), (1, 1, *shape[1:]))
+        y = inner(Call(c.draft, c.weights, c.layer, c.s, (x,), c.keras))
+        return c.reshape(y, (1, *c.shape(y)[2:])) if len(c.shape(y)) == 4 else y
+
+    return build
+
+
+def _pool_1d(op: str) -> Build:
+    def build(c: Call) -> int:
+        c.s.channels_last()
+        x, size = c.only(4), (1, *c.s.integers("pool_size", 1))
+        stride = size if c.s.get("strides") is None else (1, *c.s.integers("strides", 1))
+        kernel, stride = cast("tuple[int, int]", size), cast("tuple[int, int]", stride)
+        how = Stride(c.s.one_of("padding", ("valid", "same")) == "same", stride)
+        shape = _windowed(c, x, how, kernel, c.shape(x)[3])
+        return c.emit(op, (x,), shape, Pool2DAttrs(kernel, how, Activation.NONE))
+
+    return build
+
+
+def _zero_padding_1d(c: Call) -> int:
+    c.s.only("data_format", "channels_last", None)
+    x, found = c.only(3), c.s.get("padding")
+    pair = (
+        [found, found] if type(found) is int else cast("list[Any]", found) if isinstance(found, (list, tuple)) else []
+    )
+    if len(pair) != 2 or not all(type(v) is int and 0 <= v < 1 << 16 for v in pair):
+        c.s.wrong("padding", found)
+    return _pad(c, x, ((0, 0), (pair[0], pair[1]), (0, 0)))
 
 
 def _same(c: Call) -> int:
@@ -330,40 +299,57 @@ def _same(c: Call) -> int:
 
 
 def _rescaling(c: Call) -> int:
-    if (c.s.real("scale"), c.s.real("offset", 0.0)) != (1.0, 0.0):
-        raise UnsupportedError(
-            "QEB479",
-            "a Rescaling layer needs MUL, which is not supported in this version",
-            where=f"{c.s.where}: {c.layer.label}",
-            found=f"scale {c.s.real('scale')}, offset {c.s.real('offset', 0.0)}",
-            fix="leave it out of both models and say it in the policy's `preprocess`",
-        )
-    return c.only()
+    """``x scale + offset``, both rounded to float32 as Keras does."""
+    x = c.only()
+    for key, op, none in (("scale", "MUL", 1.0), ("offset", "ADD", 0.0)):
+        found = c.s.get(key, none)
+        values = np.array(found if isinstance(found, list) else [c.s.real(key, none)], np.float64)
+        if values.ndim != 1 or values.size not in (1, c.shape(x)[-1]) or not np.isfinite(values).all():
+            c.s.wrong(key, found)
+        if (values == none).all():
+            continue
+        constant = float32_constant(values.astype(np.float32), f"{c.s.where}: {c.layer.label}")
+        attrs: object = MulAttrs(Activation.NONE) if op == "MUL" else AddAttrs(Activation.NONE)
+        x = c.emit(op, (x,), c.shape(x), attrs, constant=constant)
+    return x
 
 
 LAYERS = MappingProxyType[str, Build](
     {
         "Activation": _activation,
-        "Add": _add,
+        "Add": join("ADD", AddAttrs(Activation.NONE)),
+        "AveragePooling1D": _time(_pool_1d("AVERAGE_POOL_2D")),
         "AveragePooling2D": _pool_2d("AVERAGE_POOL_2D"),
         "BatchNormalization": _batch_normalization,
+        "Concatenate": concatenate,
         "Conv1D": _conv_1d,
         "Conv2D": _conv_2d,
         "Dense": _dense,
         "DepthwiseConv2D": _depthwise_conv_2d,
         "Dropout": _same,
+        "ELU": _elu,
         "Flatten": _flatten,
-        "GlobalAveragePooling1D": _global_average(3),
-        "GlobalAveragePooling2D": _global_average(4),
-        "GlobalMaxPooling2D": _global_max_2d,
+        "GlobalAveragePooling1D": _global("MEAN", 3),
+        "GlobalAveragePooling2D": _global("MEAN", 4),
+        "GlobalMaxPooling1D": _global("REDUCE_MAX", 3),
+        "GlobalMaxPooling2D": _global("REDUCE_MAX", 4),
+        "LeakyReLU": _leaky_relu,
+        "MaxPooling1D": _time(_pool_1d("MAX_POOL_2D")),
         "MaxPooling2D": _pool_2d("MAX_POOL_2D"),
+        "Maximum": join("MAXIMUM", BinaryAttrs(Activation.NONE)),
+        "Minimum": join("MINIMUM", BinaryAttrs(Activation.NONE)),
+        "Multiply": join("MUL", MulAttrs(Activation.NONE)),
+        "PReLU": _prelu,
         "QuantizeLayer": _same,
         "ReLU": _relu,
         "Rescaling": _rescaling,
         "Reshape": _reshape,
         "SeparableConv2D": _separable_conv_2d,
         "Softmax": _softmax,
+        "SpatialDropout1D": _same,
         "SpatialDropout2D": _same,
+        "Subtract": join("SUB", AddAttrs(Activation.NONE), many=False),
+        "ZeroPadding1D": _zero_padding_1d,
         "ZeroPadding2D": _zero_padding_2d,
     }
 )
@@ -371,13 +357,11 @@ LAYERS = MappingProxyType[str, Build](
 
 NOT_YET = MappingProxyType(
     {
-        "Concatenate": "CONCATENATION",
-        "Functional": "its layers in the outer model",
-        "LeakyReLU": "LEAKY_RELU",
-        "Multiply": "MUL",
-        "Normalization": "SUB and MUL",
-        "Sequential": "its layers in the outer model",
-        "Subtract": "SUB",
+        "Normalization": "DIV: say it in the policy's `preprocess` instead",
+        "UpSampling2D": "RESIZE_NEAREST_NEIGHBOR or RESIZE_BILINEAR",
+        "Conv2DTranspose": "TRANSPOSE_CONV",
+        "Permute": "TRANSPOSE",
+        "LSTM": "UNIDIRECTIONAL_SEQUENCE_LSTM",
     }
 )
 """What layers need that are not read: mostly an operator which this version does not have."""

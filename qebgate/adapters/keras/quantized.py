@@ -25,6 +25,8 @@ QMIN, QMAX = -128, 127
 _TOP = 127.0
 _SAME = frozenset({"RESHAPE", "PAD", "MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION"})
 """Operators whose input and output must have one scale."""
+_RESCALED = LINEAR | {"ADD", "SUB", "MUL", "MEAN"}
+"""Operators whose output may have any scale."""
 _FIXED = {"SOFTMAX": (2.0**-8, -128), "LOGISTIC": (2.0**-8, -128), "TANH": (2.0**-7, 0)}
 
 Affine = tuple[float, int]
@@ -56,14 +58,20 @@ class _Quantizer:
     affine: dict[int, Affine] = field(default_factory=dict[int, Affine])
     tensors: list[Tensor] = field(default_factory=list[Tensor])
     nodes: list[Node] = field(default_factory=list[Node])
+    again: dict[int, list[Affine]] = field(default_factory=dict[int, list[Affine]])
+    """The other scales that values are wanted in."""
+    copies: dict[tuple[int, Affine], int] = field(default_factory=dict[tuple[int, Affine], int])
+    ends: frozenset[int] = frozenset()
     index: dict[int, int] = field(default_factory=dict[int, int])
     """Value of the draft -> tensor of the graph."""
 
     def graph(self, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Graph:
+        self.ends = frozenset(outputs)
         self._spread()
         first = [self._float(i) for i in inputs]
         for i, f in zip(inputs, first, strict=True):
             self._node("QUANTIZE", (f,), self._value(i))
+            self._copy(i)
         for op in self.draft.ops:
             self._op(op)
         last = [self._float(o) for o in outputs]
@@ -93,6 +101,22 @@ class _Quantizer:
                 elif not forwards and y in self.affine:
                     for i in op.inputs:
                         self.affine.setdefault(i, self.affine[y])
+        self._straighten()
+
+    def _straighten(self) -> None:
+        """What only a concatenation reads is computed in its scale at once, as converters do."""
+        producer = {o.output: o for o in self.draft.ops}
+        readers: dict[int, int] = {}
+        for op in self.draft.ops:
+            for i in set(op.inputs):
+                readers[i] = readers.get(i, 0) + 1
+        for op in self.draft.ops:
+            for i in op.inputs if op.op == "CONCATENATION" and op.output in self.affine else ():
+                free = i in producer and producer[i].op in _RESCALED and readers[i] == 1 and i not in self.ends
+                if free:
+                    self.affine[i] = self.affine[op.output]
+                elif i in self.affine and self.affine[i] != self.affine[op.output]:
+                    self.again.setdefault(i, []).append(self.affine[op.output])
 
     def _scale(self, value: int, what: Op | None) -> Affine:
         if value not in self.affine:
@@ -142,18 +166,25 @@ class _Quantizer:
         else:
             constants = [self._add(Tensor(op.layer, op.constant.shape, DType.INT32, None, op.constant))]
         self._node(op.op, (*inputs, *constants), out, op.attrs)
+        self._copy(op.output)
+
+    def _copy(self, value: int) -> None:
+        """The value in the other scales that it is wanted in."""
+        for scale, zero in self.again.get(value, ()):
+            if (value, (scale, zero)) not in self.copies:
+                tensor = self.tensors[self.index[value]]
+                copy = self._add(replace(tensor, quant=_params(np.array([scale]), zero)))
+                self._node("QUANTIZE", (self.index[value],), copy)
+                self.copies[value, (scale, zero)] = copy
 
     def _rescaled(self, value: int, tensor: int, op: Op) -> int:
         """The tensor in the scale of the operator's output."""
         wanted = self.affine[op.output]
         if self.affine[value] == wanted:
             return tensor
-        if op.op != "CONCATENATION":
+        if (value, wanted) not in self.copies:
             raise self._refuse(op, op.op, "an operator that keeps its input's scale has another one after it")
-        q = _params(np.array([wanted[0]]), wanted[1])
-        again = self._add(replace(self.tensors[tensor], quant=q))
-        self._node("QUANTIZE", (tensor,), again)
-        return again
+        return self.copies[value, wanted]
 
     def _weights(self, op: Op) -> list[int]:
         assert op.weights is not None
@@ -198,7 +229,7 @@ class _Quantizer:
         scale: F64 = hi / _TOP
         if scale.size not in (1, m):
             scale = self._by_depth(op, scale, m)
-        one = scale.size == 1 and factor is None and not (op.op == "DEPTHWISE_CONV_2D" and m == 1)
+        one = scale.size == 1 and factor is None and op.op != "DEPTHWISE_CONV_2D"
         full: F64 = np.broadcast_to(scale, (m,)).copy()
         return (full if factor is None else full * factor), one
 

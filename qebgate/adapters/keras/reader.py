@@ -7,6 +7,7 @@ imported or executed, and neither Keras nor TensorFlow is.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ import numpy as np
 
 from qebgate.adapters.files import read_file
 from qebgate.adapters.keras.archive import read_archive
-from qebgate.adapters.keras.config import Layer, Network, Ref, parse_json, parse_network
+from qebgate.adapters.keras.call import Call
+from qebgate.adapters.keras.config import parse_json, parse_network
 from qebgate.adapters.keras.draft import Draft, Op
 from qebgate.adapters.keras.hdf5 import SIGNATURE, read_hdf5
-from qebgate.adapters.keras.layers import LAYERS, NOT_YET, Call
+from qebgate.adapters.keras.layers import LAYERS, NOT_YET
+from qebgate.adapters.keras.nesting import MAX_DEPTH
+from qebgate.adapters.keras.network import Layer, Network, Ref
 from qebgate.adapters.keras.quantized import quantize
 from qebgate.adapters.keras.settings import Settings
 from qebgate.adapters.keras.weights import Keras3Weights, LegacyWeights, LiveWeights, NamedWeights, Weights
@@ -71,8 +75,9 @@ def read_live(model: Any, *, quantized: bool = False) -> Graph:
     where = f"Keras model {printable(getattr(model, 'name', '?'), 60)}"
     try:
         text = str(model.to_json())
-        layers: list[Any] = list(model.layers)
-        arrays = {str(a.name): [(str(v.name), np.asarray(v)) for v in _variables(a)] for a in layers}
+        named = dict(_layers(model))
+        layers = list(named.values())
+        arrays = {n: [(str(v.name), np.asarray(v)) for v in _variables(a)] for n, a in named.items()}
         foreign = [a for a in layers if type(a).__module__.split(".")[0] not in (*_KERAS, _TFMOT)]
     except (AttributeError, NotImplementedError, TypeError, ValueError) as e:
         raise UnsupportedError(
@@ -103,6 +108,16 @@ def read_live(model: Any, *, quantized: bool = False) -> Graph:
         return _finish(network, NamedWeights(arrays, where), source, quantized)
     plain = {name: [a for _, a in found] for name, found in arrays.items()}
     return _finish(network, LiveWeights(plain, where), source, quantized)
+
+
+def _layers(model: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Layers by name; those of nested models under the models' names."""
+    for layer in model.layers:
+        name = prefix + str(layer.name)
+        if hasattr(layer, "layers") and depth < MAX_DEPTH:
+            yield from _layers(layer, f"{name}/", depth + 1)
+        else:
+            yield name, layer
 
 
 def _variables(layer: Any) -> list[Any]:

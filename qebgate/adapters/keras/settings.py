@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar, cast
 
-from qebgate.adapters.keras.config import Layer
+from qebgate.adapters.keras.network import Layer
 from qebgate.errors import UnsupportedError, printable
 
 _SILENT = """

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
 import numpy as np
 
-from qebgate.adapters.keras.config import Layer, Network
 from qebgate.adapters.keras.hdf5 import Hdf5
+from qebgate.adapters.keras.network import Layer, Network
 from qebgate.adapters.npz import float32_constant
 from qebgate.errors import ModelError, printable
 from qebgate.ir.tensor import Array
@@ -47,12 +46,7 @@ class Keras3Weights:
 
     @classmethod
     def of_network(cls, file: Hdf5, network: Network) -> Keras3Weights:
-        counts: dict[str, int] = {}
-        groups: dict[str, str] = {}
-        for layer in network.layers:
-            kind = _snake_case(layer.kind)
-            k = counts[kind] = counts.get(kind, -1) + 1
-            groups[layer.name] = f"layers/{kind}" + (f"_{k}" if k else "") + "/vars"
+        groups = {layer.name: f"{layer.group}/vars" for layer in network.layers}
         members: dict[str, dict[str, Array]] = {}
         for path, a in file.arrays.items():
             group, _, index = path.rpartition("/")
@@ -63,7 +57,7 @@ class Keras3Weights:
         group = self.groups[layer.name]
         where = f"{self.file.where}: {layer.label}"
         stated = self.file.attributes.get(group, {}).get("name")
-        if stated is not None and stated != layer.name:
+        if stated is not None and stated != layer.own:
             _wrong(where, f"{group} belongs to layer {printable(stated, 60)}")
         found = self.members.get(group, {})
         if set(found) != {str(k) for k in range(len(names))}:
@@ -88,8 +82,14 @@ class LegacyWeights:
 
     def _named(self, layer: Layer) -> list[tuple[str, Array]]:
         """The layer's variables by the last part of their names, in the file's order."""
-        group = f"model_weights/{layer.name}"
+        group = (
+            f"model_weights/{layer.name.split('/', maxsplit=1)[0]}"
+            if layer.own != layer.name
+            else f"model_weights/{layer.name}"
+        )
         stated = self.file.names(group, "weight_names")
+        if layer.own != layer.name:  # a model's variables are all in its group, by their layers' names
+            stated = [n for n in stated if n.split("/")[-2:-1] == [layer.own]]
         missing = [n for n in stated if f"{group}/{n}" not in self.file.arrays]
         if missing:
             _wrong(f"{self.file.where}: {layer.label}", f"no array {printable(f'{group}/{missing[0]}', 120)}")
@@ -182,9 +182,3 @@ def _wrong(where: str, found: str) -> NoReturn:
         "QEB480", "a layer's variables are not those of its configuration", where=where, found=found,
         fix="save the model again with model.save",
     )  # fmt: skip
-
-
-def _snake_case(name: str) -> str:
-    """As Keras does it."""
-    spaced = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
-    return re.sub("([a-z])([A-Z])", r"\1_\2", spaced).lower()

@@ -18,8 +18,8 @@ from qebgate.adapters.saved_model.values import Constant, Live, Value
 from qebgate.errors import ModelError
 from qebgate.ir.tensor import Array
 from qebgate.numerics.rounding import F64
-from qebgate.semantics.add import AddAttrs
 from qebgate.semantics.base import Activation
+from qebgate.semantics.binary import BinaryAttrs
 from qebgate.semantics.conv_2d import Conv2DAttrs
 from qebgate.semantics.depthwise_conv_2d import DepthwiseConv2DAttrs
 from qebgate.semantics.fully_connected import FullyConnectedAttrs
@@ -27,6 +27,7 @@ from qebgate.semantics.mean import MeanAttrs
 from qebgate.semantics.moves import ConcatenationAttrs
 from qebgate.semantics.pool_2d import Pool2DAttrs
 from qebgate.semantics.softmax import SoftmaxAttrs
+from qebgate.semantics.tables import LeakyReluAttrs
 from qebgate.semantics.windows import Stride, Window
 
 MAX_ELEMENTS = 2**27
@@ -229,13 +230,25 @@ def _arithmetic(kind: str) -> Build:
 
 
 def _both(s: Step, kind: str, a: int, b: int) -> Value:
-    if kind != "add":
-        s.node.refuse("two values of the network")
     try:
         shape = np.broadcast_shapes(s.shape(a), s.shape(b))
     except ValueError:
         s.node.refuse(f"inputs of shapes {s.shape(a)} and {s.shape(b)}")
-    return s.emit("ADD", (a, b), shape, AddAttrs(Activation.NONE))
+    return s.emit(_JOINS[kind], (a, b), shape, BinaryAttrs(Activation.NONE))
+
+
+_JOINS = {"add": "ADD", "sub": "SUB", "mul": "MUL", "max": "MAXIMUM", "min": "MINIMUM"}
+
+
+def _extreme(kind: str) -> Build:
+    return lambda s: _both(s, kind, s.live(0), s.live(1))
+
+
+def _leaky_relu(s: Step) -> Value:
+    x, alpha = s.live(), s.node.real("alpha")
+    if not 0.0 <= alpha <= 1e3:
+        s.node.refuse(f"alpha {alpha}")
+    return s.emit("LEAKY_RELU", (x,), s.shape(x), LeakyReluAttrs(alpha))
 
 
 def _fold(s: Step, kind: str, a: Constant, b: Constant) -> Value:
@@ -266,7 +279,12 @@ def _neg(s: Step) -> Value:
     return Constant(-c.value, c.reach, stored=False)
 
 
-def _mean(s: Step) -> Value:
+def _reduce(op: str) -> Build:
+    """Over all axes between the first and the last."""
+    return lambda s: _reduced(s, op)
+
+
+def _reduced(s: Step, op: str) -> Value:
     x, axes = s.live(), s.integers(1)
     shape, keep = s.shape(x), s.node.flag("keep_dims")
     rank = len(shape)
@@ -274,7 +292,7 @@ def _mean(s: Step) -> Value:
     if dims != list(range(1, rank - 1)):
         s.node.refuse(f"axes {axes[:8]} of {shape}")
     out = (1, *(1,) * (rank - 2), shape[-1]) if keep else (1, shape[-1])
-    return s.emit("MEAN", (x,), out, MeanAttrs(keep), constant=np.array(dims, np.int32))
+    return s.emit(op, (x,), out, MeanAttrs(keep), constant=np.array(dims, np.int32))
 
 
 def _reshape(s: Step) -> Value:
@@ -399,12 +417,17 @@ OPS = MappingProxyType[str, Build](
         "ConcatV2": _concat,
         "Conv2D": _conv,
         "DepthwiseConv2dNative": _depthwise,
+        "Elu": _elementwise("ELU"),
         "ExpandDims": _expand,
         "FusedBatchNormV3": _batch_norm,
         "Identity": _same,
+        "LeakyRelu": _leaky_relu,
         "MatMul": _matmul,
+        "Max": _reduce("REDUCE_MAX"),
         "MaxPool": _pool("MAX_POOL_2D"),
-        "Mean": _mean,
+        "Maximum": _extreme("max"),
+        "Mean": _reduce("MEAN"),
+        "Minimum": _extreme("min"),
         "Mul": _arithmetic("mul"),
         "Neg": _neg,
         "Pack": _pack,
