@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,25 +17,39 @@ import numpy as np
 
 from qebgate._version import __version__
 from qebgate.certify.box import Box
-from qebgate.certify.bundle import arrays_of, rounded, write
-from qebgate.certify.check import Hints, Question, Shape, bounds, program_of, shape_of
+from qebgate.certify.bundle import MAX_LEAVES, arrays_of, rounded, write
+from qebgate.certify.check import Hints, Question, Shape, bounds, hull, program_of, shape_of
 from qebgate.certify.errors import EvidenceError
 from qebgate.certify.recheck import claim_of
+from qebgate.certify.rows import Program
 from qebgate.certify.walk import Splits, Targets
 from qebgate.engines.branch.certificate import branch_certificate
 from qebgate.engines.dra.certificate import Certificate, certificate
 from qebgate.engines.dra.program import direct
 from qebgate.engines.dra.program import program as analysed
 from qebgate.engines.guard import GuardedStop
+from qebgate.engines.split.certificate import split_certificate
 from qebgate.errors import printable
+from qebgate.ir.tensor import Array
 from qebgate.numerics.rounding import F64, passes
 from qebgate.plan import Job, PlannedCheck, make_plan
 from qebgate.policy import PolicyFile
+from qebgate.regions.cell import Cell
 from qebgate.result import CheckResult, Report, TaskResult
 from qebgate.task import Budget, FloatSemantics, Task
 
 ROOM = 1e-6
 """Trees are made for a limit smaller by this share: what the checker finds may differ from what the engine does."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """A part of a region, with hints or (None) to be executed, and what the checker proves of it."""
+
+    cell: Cell
+    hints: Hints | None
+    lower: F64
+    upper: F64
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,31 +94,86 @@ def _save(source: PolicyFile, planned: PlannedCheck, job: Job, result: TaskResul
     if job.prop.kind not in ("max_abs", "max_lsb"):
         return f"the checker does not know {job.prop.kind}"
     semantics = cast("FloatSemantics", job.float_semantics)
+    if job.prop.kind not in ("max_abs", "max_lsb"):
+        return f"the checker does not know the property {job.prop.kind}"
     if len(job.runtime.members) > 1:
         return f"{job.runtime.value} is several runtimes: evidence is written for each of them when they are listed"
     if not job.pair.quantized.every_engine:
         return "the checker knows networks of 8-bit integers only"
     task = Task(job.pair, job.cell, job.codec, job.prop, result.outputs, job.runtime, semantics)
     question = Question(task.pair, task.cell, task.codec, task.outputs, task.runtime, semantics == "float32")
-    program = program_of(question)
-    hints = hints_of(certificate(task, job.budget), shape_of(program))
-    lower, upper = bounds(question, hints, program)
-    if not passes(job.prop.of_box(*claim_of(lower, upper)), job.prop.limit) and job.budget.branch > 0:
-        hints = with_trees(task, job.budget, hints, (lower, upper), shape_of(program))
-        lower, upper = bounds(question, hints, program)
-    lower, upper = claim_of(lower, upper)
+    parts = [] if result.engine == "split" else [_whole(task, job.budget, question)]
+    if not parts or not _within(task, parts):
+        parts = split_parts(task, job.budget, question) or parts
+    if not parts:
+        return f"no tree of {MAX_LEAVES} parts or less is within the limit {job.prop.limit:.6g}"
+    lower, upper = claim_of(*hull([(x.lower, x.upper) for x in parts]))
     proven = job.prop.of_box(lower, upper)
     if not passes(proven, job.prop.limit):
         return f"the checker's own bound is {proven:.6g}, beyond the limit {job.prop.limit:.6g}"
     slug = re.sub(r"[^A-Za-z0-9_.-]", "_", job.check).lstrip(".")
     target = folder / f"{slug}-row{job.cell.index}-{job.info.name}"
-    arrays, leaf = arrays_of(hints, 0)
+    arrays: dict[str, Array] = {}
+    leaves: list[dict[str, Any]] = []
+    for k, part in enumerate(parts):
+        own, leaf = arrays_of(part.hints, k)
+        arrays |= own
+        leaves.append({"restrictions": _restrictions(task.cell, part.cell), **leaf})
     fields = _statement(source, planned, job, result, target) | {
         "claim": {"lower": lower.tolist(), "upper": upper.tolist(), "proven": proven},
-        "leaves": [{"restrictions": [], **leaf}],
+        "leaves": leaves,
+        "engine": "dra" if len(parts) == 1 else "split",
     }
     write(target, fields, arrays)
     return None
+
+
+def _whole(task: Task, budget: Budget, question: Question) -> Part:
+    """The region as one part: what the analysis used, and branch trees where that is not enough."""
+    program = program_of(question)
+    part = _part(question, task.cell, hints_of(certificate(task, budget), shape_of(program)), program)
+    if part.hints is None or _within(task, [part]) or budget.branch <= 0:
+        return part
+    hints = with_trees(task, budget, part.hints, (part.lower, part.upper), shape_of(program))
+    return _part(question, task.cell, hints, program)
+
+
+def split_parts(task: Task, budget: Budget, question: Question) -> list[Part]:
+    """Parts that cover the region, each within the limit for all that the search knows; none where it gave up."""
+    leaves = split_certificate(task, budget, ROOM)
+    if len(leaves) > MAX_LEAVES:
+        return []
+    parts: list[Part] = []
+    for x in leaves:
+        program = program_of(replace(question, cell=x.cell))
+        if x.certificate is None:
+            parts.append(_part(question, x.cell, None, program))
+            continue
+        hints = hints_of(x.certificate, shape_of(program))
+        # without the gaps of hidden layers, checking takes two thirds of the time
+        light = _part(question, x.cell, Hints(hints.slopes, dict.fromkeys(hints.refine, 1), hints.targets), program)
+        parts.append(light if _within(task, [light]) else _part(question, x.cell, hints, program))
+    return parts
+
+
+def _part(question: Question, cell: Cell, hints: Hints | None, program: Program) -> Part:
+    return Part(cell, hints, *bounds(replace(question, cell=cell), hints, program))
+
+
+def _within(task: Task, parts: Sequence[Part]) -> bool:
+    """Whether the claim of some parts would be within the limit."""
+    claim = claim_of(*hull([(x.lower, x.upper) for x in parts]))
+    return passes(task.prop.of_box(*claim), task.prop.limit)
+
+
+def _restrictions(whole: Cell, part: Cell) -> list[dict[str, Any]]:
+    """Where a part ends within the region."""
+    (lower, upper), (lo, hi) = (c.codes or (c.lower, c.upper) for c in (whole, part))
+    out: list[dict[str, Any]] = []
+    for ends, outer, key in ((lo, lower, "at_least"), (hi, upper, "at_most")):
+        moved = np.flatnonzero(ends.ravel() != outer.ravel()).tolist()
+        out += [{"kind": "input", "input": i, key: ends.flat[i].item()} for i in moved]
+    return out
 
 
 def hints_of(c: Certificate, shape: Shape) -> Hints:
@@ -198,11 +267,10 @@ def _statement(source: PolicyFile, planned: PlannedCheck, job: Job, result: Task
                 "upper": ends[1].ravel().tolist(),
             },
         },
-        "engine": "dra",
         "seed": job.budget.seed,
         "limits": asdict(job.budget),
         "assumptions": [*planned.assumptions, *box],
     }
 
 
-__all__ = ["Saved", "hints_of", "save_evidence", "with_trees"]
+__all__ = ["Part", "Saved", "hints_of", "save_evidence", "split_parts", "with_trees"]

@@ -42,7 +42,6 @@ Text = Annotated[str, Field(max_length=4096)]
 Sha = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Index = Annotated[int, Field(ge=0, lt=1 << 31)]
-Code = Annotated[int, Field(ge=-(1 << 16), le=1 << 16)]
 
 
 class Part(BaseModel):
@@ -107,12 +106,12 @@ class Claim(Part):
 
 
 class Restriction(Part):
-    """One end of one input's codes."""
+    """Ends of one input: codes (``grid``) or real values."""
 
     kind: Literal["input"]
     input: Index
-    at_least: Code | None = None
-    at_most: Code | None = None
+    at_least: Finite | None = None
+    at_most: Finite | None = None
 
 
 class TargetPart(Part):
@@ -121,9 +120,10 @@ class TargetPart(Part):
 
 
 class LeafPart(Part):
-    """A part of the region, with hints of its own: arrays ``leafK.*`` for leaf K."""
+    """A part of the region that is executed, or has hints of its own: arrays ``leafK.*`` for leaf K."""
 
     restrictions: list[Restriction]
+    executed: bool
     refine: dict[str, Literal[1, 2]]
     targets: list[TargetPart]
 
@@ -174,8 +174,10 @@ def write(folder: Path, fields: Mapping[str, Any], arrays: Mapping[str, Array]) 
     (folder / JSON_FILE).write_text(text)
 
 
-def arrays_of(hints: Hints, leaf: int) -> tuple[dict[str, Array], dict[str, Any]]:
-    """A leaf's arrays, and its part of the JSON, of hints that were :func:`rounded`."""
+def arrays_of(hints: Hints | None, leaf: int) -> tuple[dict[str, Array], dict[str, Any]]:
+    """A leaf's arrays, and its part of the JSON, of hints that were :func:`rounded`; None for one that is executed."""
+    if hints is None:
+        return {}, {"executed": True, "refine": {}, "targets": []}
     out: dict[str, Array] = {f"leaf{leaf}.slopes.{v}": s.astype(np.float32) for v, s in hints.slopes.items()}
     for k, t in enumerate(hints.targets):
         name = f"leaf{leaf}.target{k}"
@@ -185,7 +187,7 @@ def arrays_of(hints: Hints, leaf: int) -> tuple[dict[str, Array], dict[str, Any]
             columns = np.stack([s.row, s.neuron, *s.z, *s.code], axis=1).astype(np.float64)
             out[f"{name}.splits.{v}"] = np.clip(columns, -FAR, FAR)
     targets = [{"value": t.value, "kind": t.kind} for t in hints.targets]
-    return out, {"refine": {str(v): level for v, level in hints.refine.items()}, "targets": targets}
+    return out, {"executed": False, "refine": {str(v): level for v, level in hints.refine.items()}, "targets": targets}
 
 
 def rounded(hints: Hints) -> Hints:
@@ -219,10 +221,16 @@ def read(path: Path) -> tuple[Statement, dict[str, Array], Path]:
     return statement, arrays, folder
 
 
-def hints_of(statement: Statement, arrays: Mapping[str, Array], leaf: int, shape: Shape) -> Hints:
-    """A leaf's hints; EvidenceError for missing, surplus, or misshapen arrays."""
-    part, sizes = statement.leaves[leaf], shape.layers
-    left = {n: a for n, a in arrays.items() if n.startswith(f"leaf{leaf}.")}
+def hints_of(statement: Statement, arrays: Mapping[str, Array], leaf: int, shape: Shape) -> Hints | None:
+    """A leaf's hints, None where it is executed; EvidenceError for missing, surplus, or misshapen arrays.
+
+    ``arrays`` are the leaf's own.
+    """
+    part, sizes, left = statement.leaves[leaf], shape.layers, dict(arrays)
+    if part.executed:
+        if left or part.refine or part.targets:
+            raise _damaged("there are hints that belong to nothing", found=f"leaf {leaf}")
+        return None
 
     def take(name: str, kind: str, shape: tuple[int, ...] | None = None) -> Array:
         a = left.pop(f"leaf{leaf}.{name}", None)

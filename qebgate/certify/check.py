@@ -9,6 +9,7 @@ import numpy as np
 
 from qebgate.certify.box import Box
 from qebgate.certify.cover import is_tree
+from qebgate.certify.execute import executed
 from qebgate.certify.rows import Program, rows_of
 from qebgate.certify.walk import Form, Slopes, Targets, Walk
 from qebgate.ir.pair import Pair
@@ -44,13 +45,16 @@ def program_of(question: Question) -> Program:
     return rows_of(q.pair, q.cell, q.codec, q.runtime, float32=q.float32)
 
 
-def bounds(question: Question, hints: Hints, program: Program | None = None) -> tuple[F64, F64]:
+def bounds(question: Question, hints: Hints | None, program: Program | None = None) -> tuple[F64, F64]:
     """``lower <= quantized - float <= upper`` at the outputs, for every input of the region, by the checker's own work.
 
-    Sound whatever the hints are; infinite or NaN where nothing can be said.  Raises EvidenceError.
+    Without hints every input is executed.  Sound whatever the hints are; infinite or NaN where nothing can be said.
+    Raises EvidenceError.
     """
     cell = question.cell
     p = program or program_of(question)
+    if hints is None:
+        return executed(question.pair, cell, question.codec, question.runtime, question.outputs, p)
     box = Box(cell.lower.ravel().astype(np.float64), cell.upper.ravel().astype(np.float64))
     with np.errstate(over="ignore", invalid="ignore"):
         w = Walk(p, box, hints.slopes, hints.refine, hints.targets).run()

@@ -10,8 +10,8 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
-from qebgate.certify.box import I64
 from qebgate.certify.walk import Targets
+from qebgate.numerics.rounding import F64
 
 STEPS = 200_000
 """Most parts that are looked at: far more than any tree of so many leaves needs."""
@@ -20,13 +20,13 @@ Ends = Mapping[Hashable, tuple[float, float]]
 """Quantity -> where a leaf has it; quantities that are left out are not restricted."""
 
 
-def covers(leaves: Sequence[tuple[I64, I64]], lower: I64, upper: I64) -> bool:
-    """Whether every code vector of a box is in a leaf."""
+def covers(leaves: Sequence[tuple[F64, F64]], lower: F64, upper: F64, half: float = 0.5) -> bool:
+    """Whether every vector of codes of a box is in a leaf; with ``half`` 0, every point of it."""
     ends: list[Ends] = []
     for lo, hi in leaves:
         moved = np.flatnonzero((lo > lower) | (hi < upper)).tolist()
-        ends.append({i: (float(lo[i]) - 0.5, float(hi[i]) + 0.5) for i in moved})
-    whole: Ends = {i: (float(a) - 0.5, float(b) + 0.5) for i, (a, b) in enumerate(zip(lower, upper, strict=True))}
+        ends.append({i: (float(lo[i]) - half, float(hi[i]) + half) for i in moved})
+    whole: Ends = {i: (float(a) - half, float(b) + half) for i, (a, b) in enumerate(zip(lower, upper, strict=True))}
     return complete(ends, whole)
 
 

@@ -12,7 +12,6 @@ import numpy as np
 from qebgate.adapters import load_dense, load_model
 from qebgate.adapters.files import read_file
 from qebgate.adapters.fixed_point import FixedPoint, build
-from qebgate.certify.box import I64
 from qebgate.certify.bundle import File, LeafPart, Statement, hints_of, read
 from qebgate.certify.check import Question, bounds, hull, program_of, shape_of
 from qebgate.certify.cover import covers
@@ -81,31 +80,44 @@ def _answer(statement: Statement, question: Question, arrays: dict[str, Array], 
     cell, leaves = question.cell, statement.leaves
     cells = [cell]
     if any(x.restrictions for x in leaves) or len(leaves) > 1:
-        if cell.codes is None:
-            raise _mismatch("a region of real inputs is split by codes")
-        lower, upper = (c.ravel().astype(np.int64) for c in cell.codes)
-        parts = [_restricted(x, lower, upper) for x in leaves]
-        if not covers(parts, lower, upper):
+        ends = cell.codes or (cell.lower, cell.upper)
+        lower, upper = (e.ravel().astype(np.float64) for e in ends)
+        parts = [_restricted(x, lower, upper, whole=cell.codes is not None) for x in leaves]
+        if not covers(parts, lower, upper, 0.0 if cell.codes is None else 0.5):
             return Answer(False, "the leaves of the tree do not cover the region")
-        cells = [_grid_cell(question.codec, *(v.reshape(cell.lower.shape) for v in p)) for p in parts]
-    known = {f"leaf{k}" for k in range(len(leaves))}
-    if any(n.partition(".")[0] not in known for n in arrays):
-        raise EvidenceError("QEB481", "the evidence is damaged: there are hints that belong to nothing")
+        cells = [part_of(question, *p) for p in parts]
+    own: dict[str, dict[str, Array]] = {f"leaf{k}": {} for k in range(len(leaves))}
+    for name, a in arrays.items():
+        leaf = name.partition(".")[0]
+        if leaf not in own:
+            raise EvidenceError("QEB481", "the evidence is damaged: there are hints that belong to nothing")
+        own[leaf][name] = a
     found: list[tuple[F64, F64]] = []
     for k, part in enumerate(cells):
         inside = replace(question, cell=part)
         program = program_of(inside)
-        found.append(bounds(inside, hints_of(statement, arrays, k, shape_of(program)), program))
+        found.append(bounds(inside, hints_of(statement, own[f"leaf{k}"], k, shape_of(program)), program))
     lower, upper = hull(found)
     return _compare(statement, question, lower, upper, notes)
 
 
-def _restricted(leaf: LeafPart, lower: I64, upper: I64) -> tuple[I64, I64]:
-    """The codes of a leaf; EvidenceError where there are none, or an input does not exist."""
+def part_of(question: Question, lower: F64, upper: F64) -> Cell:
+    """A part of the question's region, from its ends [n]: codes, or real values."""
+    shape = question.cell.lower.shape
+    lower, upper = lower.reshape(shape), upper.reshape(shape)
+    if question.cell.codes is None:
+        return Cell(lower, upper, None, 0, lower.copy())
+    return _grid_cell(question.codec, lower, upper)
+
+
+def _restricted(leaf: LeafPart, lower: F64, upper: F64, *, whole: bool) -> tuple[F64, F64]:
+    """The ends of a leaf; EvidenceError where nothing is left, an input does not exist, or a code is not whole."""
     lo, hi = lower.copy(), upper.copy()
     for r in leaf.restrictions:
         if r.input >= lo.size:
             raise EvidenceError("QEB481", "the evidence is damaged: a leaf restricts an input that does not exist")
+        if whole and any(e is not None and e % 1.0 for e in (r.at_least, r.at_most)):
+            raise EvidenceError("QEB481", "the evidence is damaged: a leaf ends between two codes")
         if r.at_least is not None:
             lo[r.input] = max(lo[r.input], r.at_least)
         if r.at_most is not None:

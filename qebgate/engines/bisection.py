@@ -66,7 +66,7 @@ class Part:
 
 
 class Bisection(ABC):
-    """Cells of the box ``lo``, ``hi`` [k].
+    """Cells of the box ``first``, which is bounded already.
 
     ``limit``: gaps up to this are of no interest; an input with a gap ``beyond`` is an answer.  ``reals`` turns codes
     into real inputs; it is None on real-valued regions, whose parts are real boxes and are split where ``cut(input,
@@ -78,14 +78,13 @@ class Bisection(ABC):
     leaf = LEAF
 
     def __init__(
-        self, points: Points, ends: tuple[F64, F64], first: Interval, limit: float, beyond: float, reals: Reals | None,
+        self, points: Points, first: Part, limit: float, beyond: float, reals: Reals | None,
         cut: Callable[[int, float, float], float],
     ) -> None:  # fmt: skip
         self.points, self.limit, self.beyond, self.reals, self.cut = points, limit, beyond, reals, cut
         self.found = 0.0
         """The largest gap of an executed point, at least."""
-        lo, hi = ends
-        self.best = lo
+        self.best = first.lo
         """That point [k]."""
         self.done = 0
         """Cells bounded so far."""
@@ -93,8 +92,8 @@ class Bisection(ABC):
         self._open: list[tuple[float, int, Part]] = []
         self._number = itertools.count()
         self._closed: list[Interval] = []
-        self.look(self.middles([Part(lo, hi, first, 0)]))
-        self._push(Part(lo, hi, first, self._split_at(lo, hi)))
+        self.look(self.candidates([first]))
+        self._push(first)
 
     @property
     def bound(self) -> Interval:
@@ -102,6 +101,11 @@ class Bisection(ABC):
         parts = [*self._closed, *(c.gap for _, _, c in self._open)]
         lo, hi = np.min([p.lo for p in parts], axis=0), np.max([p.hi for p in parts], axis=0)
         return Interval(lo, hi)
+
+    @property
+    def open(self) -> int:
+        """How many cells may still be split."""
+        return len(self._open)
 
     @property
     def finished(self) -> bool:

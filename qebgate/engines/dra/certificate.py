@@ -78,7 +78,7 @@ class _Watched(Dual):
 
 
 @dataclass
-class _Recorded(Analysis):
+class Recorded(Analysis):
     """An analysis that keeps what it did."""
 
     refined: dict[int, int] = field(default_factory=dict[int, int])
@@ -100,6 +100,11 @@ class _Recorded(Analysis):
         self.refined[layer.output] = 2 if gap else 1
         return super()._bound(layer, inputs, pre, masks, gap=gap)
 
+    @property
+    def certificate(self) -> Certificate:
+        """What it used."""
+        return Certificate(slopes_of(self.backward.layers), self.refined, tuple(self.searched))
+
 
 def certificate(task: Task, budget: Budget) -> Certificate:
     """The analysis of a task, once more, keeping what it used.  May raise GuardedStop.
@@ -107,15 +112,15 @@ def certificate(task: Task, budget: Budget) -> Certificate:
     Of networks with max pools, and of linear programs, only the analysis itself is kept.
     """
     p = direct(program(task))
-    a = _Recorded(p.layers, p.box, Settings(work=budget.dra), pulse=Guard(budget))
+    a = Recorded(p.layers, p.box, Settings(work=budget.dra), pulse=Guard(budget))
     a.run()
     index = np.asarray(task.outputs, dtype=np.intp)
     gap = a.gap(p.output, index)
     if budget.slopes and task.prop.of_box(gap.lo, gap.hi) > task.prop.limit:
         a.tuned(p.output, index, gap, task.prop.limit * task.prop.unit, budget.slopes)
     best = a.sharpest or a
-    assert isinstance(best, _Recorded)
-    return Certificate(slopes_of(best.backward.layers), best.refined, tuple(best.searched))
+    assert isinstance(best, Recorded)
+    return best.certificate
 
 
 def slopes_of(layers: Sequence[Resolved]) -> dict[int, F64]:

@@ -38,7 +38,8 @@ class Bisection(bisection.Bisection):
         first = whole.codes if reals is not None else (whole.lo, whole.hi)
         assert first is not None
         lo, hi = (np.asarray(v[0], np.float64) for v in first)
-        super().__init__(points, (lo, hi), self._fixed, limit, beyond, reals, cut)
+        self.reals = reals
+        super().__init__(points, Part(lo, hi, self._fixed, self._split_at(lo, hi)), limit, beyond, reals, cut)
 
     def _split_at(self, lo: F64, hi: F64) -> int:
         width = hi - lo if self.reals is None else self.reals(hi) - self.reals(lo)

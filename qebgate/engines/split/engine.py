@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from qebgate.engines.reference import reference_error
 from qebgate.engines.split.tree import Tree
 from qebgate.evidence import Bound, Evidence, Stopped
 from qebgate.task import Budget, Task
+
+T = TypeVar("T", bound=Tree)
 
 MOST_FREE = 16
 """Free inputs beyond which halving them one by one leads nowhere."""
@@ -37,7 +40,7 @@ class Split:
         ):
             return []
         guard = Guard(budget)
-        tree = tree_of(task, known, budget, guard)
+        tree = tree_of(Tree, task, known, budget, guard)
         stopped: list[Evidence] = []
 
         def pulse(done: int) -> None:
@@ -64,7 +67,7 @@ def applies(task: Task) -> bool:
     return cell.line is None and not cell.is_point and free <= MOST_FREE
 
 
-def tree_of(task: Task, known: Sequence[Evidence], budget: Budget, guard: Guard) -> Tree:
+def tree_of(kind: type[T], task: Task, known: Sequence[Evidence], budget: Budget, guard: Guard) -> T:
     """The tree of the whole region, not split yet."""
     free = np.flatnonzero((task.cell.upper > task.cell.lower).ravel())
     k = len(task.outputs)
@@ -74,4 +77,4 @@ def tree_of(task: Task, known: Sequence[Evidence], budget: Budget, guard: Guard)
             gap = gap.meet(Interval(b.lower, b.upper))
     error = reference_error(task, Settings(work=budget.dra), guard)
     small = reached(task) if task.cell.codes is not None else None
-    return Tree(task, free, Executed(task, free, error, small, None), gap, budget.dra, guard)
+    return kind(task, free, Executed(task, free, error, small, None), gap, budget.dra, guard)

@@ -50,8 +50,7 @@ class Tree(Bisection):
         if cell.codes is not None:
             reals = lambda codes: codec.grid(codes).astype(np.float64)  # noqa: E731
         self._weights = np.ones(free.size)
-        root = self._analysed(Part(lo, hi, known, 0))
-        super().__init__(points, (lo, hi), root.gap, limit, limit, reals, Cut(codec))
+        super().__init__(points, self._analysed(Part(lo, hi, known, 0)), limit, limit, reals, Cut(codec))
         self.done = 1
 
     def cell(self, lo: F64, hi: F64) -> Cell:
@@ -78,8 +77,8 @@ class Tree(Bisection):
 
     def _analysed(self, c: Part) -> Part:
         self.pulse()
-        p = self._program(c)
-        a = Analysis(p.layers, p.box, Settings(work=max(self.work, 0.0)), pulse=self.pulse).run()
+        p = direct(program(replace(self.task, cell=self.cell(c.lo, c.hi))))
+        a = self.analysis(p, Settings(work=max(self.work, 0.0)))
         gap = c.gap.meet(a.gap(p.output, self._outputs))
         self.work = a.work_left
         a_x = self._coefficients(a, p, gap)
@@ -88,8 +87,9 @@ class Tree(Bisection):
         widest = int(np.argmax(share if share.max() > 0 else np.where(c.hi > c.lo, c.hi - c.lo, -1.0)))
         return Part(c.lo, c.hi, gap, widest)
 
-    def _program(self, c: Part) -> Program:
-        return direct(program(replace(self.task, cell=self.cell(c.lo, c.hi))))
+    def analysis(self, p: Program, settings: Settings) -> Analysis:
+        """The analysis of a part."""
+        return Analysis(p.layers, p.box, settings, pulse=self.pulse).run()
 
     def _coefficients(self, a: Analysis, p: Program, gap: Interval) -> F64:
         """Coefficients [k] of the free inputs in the bound of the worst side."""
@@ -99,12 +99,11 @@ class Tree(Bisection):
         one[0, self._outputs[k % n]] = 1.0 if k < n else -1.0
         run = Run(a.root, 1)
         a.backward.value(p.output, Form(d=one), run)
-        form, total = run.live.get(ROOT), np.zeros((1, 1))
-        if form is None or (form.h is None and form.g is None):  # the bound does not depend on them
+        form = run.live.get(ROOT)
+        parts = [] if form is None else [c for c in (form.h, form.g) if c is not None]
+        if form is None or not parts:  # constant
             return np.zeros(self.free.size)
-        for c in (form.h, form.g):
-            if c is not None:
-                total = total + c
+        total = parts[0] if len(parts) == 1 else parts[0] + parts[1]
         if form.crop is not None:
             total = form.crop.expand(total, Crop.whole(form.crop.image))
         return total[0][self.free]
