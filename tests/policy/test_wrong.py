@@ -113,7 +113,7 @@ WRONG: list[tuple[str, str, str, str, str]] = [
     ("range: [-0.1, 0.1]", "range: [0.1, -0.1]", "QEB215", "8:9", ""),
     ("direction: ones, ", "", "QEB210", "8:3", "add `direction:`"),
     ("limit: 50}", "limit: 50, radius: 1}", "QEB209", "7:58", "one of: "),
-    ("runtime: [litert-builtin, litert-xnnpack]", "runtime: litert-xnnpak", "QEB212", "3:66", "did you mean 'litert-xnnpack'?"),
+    ("runtime: [litert-builtin, litert-xnnpack]", "runtime: litert-xnnpak", "QEB212", "3:66", "'litert-xnnpack'?"),
     ("version: 1", "version: 3", "QEB212", "1:10", "one of: 1"),
 ]  # fmt: skip
 
