@@ -323,6 +323,19 @@ def verify(
 
 
 @app.command()
+def doctor(
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", metavar="F[=PATH]", help="rich (default) or json; to a file with =PATH. Repeatable."),
+    ] = None,
+) -> int:
+    """Say what is installed, which runtimes can be replayed, and whether they equal qebgate's executors here."""
+    from qebgate.cli.doctor import doctor as run
+
+    return run(formats or [])
+
+
+@app.command()
 def selftest() -> int:
     """Run planted counterexamples through this installation: 0 where every answer is right, else 70."""
     from qebgate.cli.selftest import selftest as run
