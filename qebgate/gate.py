@@ -186,10 +186,20 @@ def _searching(plan: Plan) -> Plan:
     return replace(
         plan,
         checks=tuple(
-            replace(c, jobs=tuple(replace(j, engines=SEARCHES, require="tested", keep=True) for j in c.jobs))
-            for c in plan.checks
+            replace(c, jobs=tuple(replace(j, engines=SEARCHES, require="tested", keep=True) for j in jobs))
+            for c, jobs in ((c, _each_cell(c.jobs)) for c in plan.checks)
         ),
     )
+
+
+def _each_cell(jobs: Sequence[Job]) -> Iterator[Job]:
+    """Jobs that a sample of several cells is drawn for, one for each cell instead."""
+    for job in jobs:
+        if job.require == "statistical" and job.sampling is not None:
+            for cell in job.sampling.cells:
+                yield replace(job, cell=cell, sampling=None)
+        else:
+            yield job
 
 
 def _check_result(source: PolicyFile, planned: PlannedCheck, results: Sequence[TaskResult]) -> CheckResult:

@@ -42,7 +42,7 @@ HOPELESS: tuple[type[Engine], ...] = (Dra, Split, Branch, Milp)
 """Engines that treat rounding as free noise: not tried where the noise floor says that nothing can come of it."""
 EXECUTING: tuple[type[Engine], ...] = (Execute, Segment, Forms, Enumerate, Falsify, Probe, Anneal, Split)
 """Engines that run the quantized network itself: in one runtime at a time."""
-IN_FLOAT: tuple[type[Engine], ...] = (Execute, Falsify, Dra, Anneal)
+IN_FLOAT: tuple[type[Engine], ...] = (Execute, Falsify, Probe, Dra, Anneal, Statistical)
 """Engines that know quantized networks which compute in float32 in part, or on int16."""
 FEW = 1 << 12
 """Regions of so few inputs are executed before anything is searched or bounded: that answers everything."""

@@ -22,6 +22,7 @@ from qebgate.engines.guard import Guard, GuardedStop
 from qebgate.evidence import Evidence, Sampled, Stopped
 from qebgate.numerics.rounding import F64
 from qebgate.regions.cell import Cell
+from qebgate.semantics.execute import exact
 from qebgate.task import Budget, Sampling, Task
 
 BATCH = 4096
@@ -119,8 +120,16 @@ def _scores(task: Task, inputs: Inputs, session: Session) -> F64:
     found: list[F64] = []
     for runtime in task.runtime.members:
         t = replace(task, runtime=runtime)
-        found.append(t.prop.scores(quantized_outputs(t, inputs), _floats(t, inputs, session)))
+        found.append(t.prop.scores(_quantized(t, inputs, session), _floats(t, inputs, session)))
     return np.max(found, axis=0)
+
+
+def _quantized(task: Task, inputs: Inputs, session: Session) -> F64:
+    """The quantized outputs [B, K]: executed here where that is exact, else by the runtime itself."""
+    if exact(task.pair.quantized) or task.runtime.emulated:
+        return quantized_outputs(task, inputs)
+    given = inputs.x if inputs.codes is None else inputs.codes
+    return session.outputs(task.pair.quantized, given, task.runtime)[:, list(task.outputs)]
 
 
 def _floats(task: Task, inputs: Inputs, session: Session) -> F64:

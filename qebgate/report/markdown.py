@@ -57,7 +57,7 @@ def _fit(head: list[str], blocks: list[str], tail: list[str]) -> str:
 
 
 def _row(c: CheckResult) -> str:
-    figures = f"{text.witnessed(c.witnessed, c.limit)} | {text.proven(c.proven, c.limit)} | {text.number(c.limit)}"
+    figures = f"{text.witnessed(c.witnessed, c.limit)} | {text.proven(c.proven, c.limit)} | {text.limit_words(c)}"
     evidence = c.evidence or "-"
     return f"| {escape(c.id)} | {ICON[c.verdict]} {text.MARK[c.verdict]} | {figures} | {evidence} | {text.counts(c)} |"
 
@@ -75,7 +75,7 @@ def _check(c: CheckResult) -> str:
 
 def _task(t: TaskResult, c: CheckResult) -> str:
     figures = f"{text.witnessed(t.witnessed, c.limit)} | {text.proven(t.proven, c.limit)}"
-    note = text.gap_words(t) or text.noise_words(t)
+    note = text.class_words(c, t) or text.gap_words(t) or text.noise_words(t)
     if t.witness is not None and t.witness.file is not None:
         note += f"; input in {t.witness.file}"
     return (

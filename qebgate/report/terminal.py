@@ -69,7 +69,7 @@ def _table(report: Report) -> Table:
             Text(text.MARK[c.verdict], style=STYLE[c.verdict]),
             Text(text.witnessed(c.witnessed, c.limit)),
             Text(text.proven(c.proven, c.limit)),
-            Text(f"{text.number(c.limit)}{' lsb' if c.property == 'max_lsb' else ''}"),
+            Text(text.limit_words(c)),
             Text(c.evidence or "-"),
             Text(text.counts(c)),
             Text(f"{sum(t.seconds for t in c.tasks):.2f} s"),
@@ -97,7 +97,7 @@ def _details(c: CheckResult, console: Console, n: int = 5) -> None:
         if text.noise_words(t):
             _line(console, f"    {text.noise_words(t)}")
         if t.witness is not None:
-            _line(console, f"    {text.gap_words(t)}")
+            _line(console, f"    {text.class_words(c, t) or text.gap_words(t)}")
             if t.witness.file is not None:
                 _line(console, f"    input written to {printable(t.witness.file, 4000)}")
     more = sum(t.verdict != "pass" for t in c.tasks) - len(shown)

@@ -32,6 +32,14 @@ def _figure(value: float, limit: float | None, rounding: str) -> str:
     return repr(value) if limit is not None and float(short) == limit != value else short
 
 
+UNIT = {"max_lsb": " lsb", "max_rel": " relative", "same_top1": " margin", "max_l2": " (l2)"}
+
+
+def limit_words(c: CheckResult) -> str:
+    """A check's limit, with what it counts where that is not the gap in real units."""
+    return number(c.limit) + UNIT.get(c.property, "")
+
+
 def proven(value: float | None, limit: float | None = None) -> str:
     """An upper bound in six digits, rounded up."""
     return "-" if value is None else _figure(value, limit, ROUND_CEILING)
@@ -132,6 +140,19 @@ def waiver_words(c: CheckResult) -> str:
     if w.state == "used":
         return f"passes only by a waiver up to {number(w.limit)} until {w.expires}, {about}"
     return f"its waiver expired on {w.expires}, {about}"
+
+
+def class_words(c: CheckResult, t: TaskResult) -> str:
+    """Which classes the models choose at a witness of ``same_top1``; nothing for other properties."""
+    w = t.witness
+    if c.property != "same_top1" or w is None or w.reference is None or w.reference.size != w.gap.size:
+        return ""
+    f, q = w.reference, w.reference + w.gap
+    a, b = int(np.argmax(f)), int(np.argmax(q))
+    if a == b:
+        return f"both models choose output {t.outputs[a]}"
+    margin = float(f[a] - np.delete(f, a).max())
+    return f"the float model chooses output {t.outputs[a]} by {margin:.6g}, the quantized one output {t.outputs[b]}"
 
 
 def noise_words(task: TaskResult) -> str:
