@@ -87,6 +87,8 @@ _PACKAGES = (
     ("ruamel.yaml", "", "policies"),
     ("typer", "", "the command line"),
     ("rich", "", "reports on a terminal"),
+    ("jinja2", "", "HTML reports"),
+    ("junitparser", "", "JUnit reports"),
     ("threadpoolctl", "", "one thread for each process"),
     ("h5py", "keras", "float references in .keras and .h5 files, TF-MOT models in .h5 files"),
     ("tensorflow", "tensorflow", "the Keras callback; never for checking files"),
@@ -166,8 +168,8 @@ def _advice(packages: tuple[Package, ...], runtimes: tuple[Comparison, ...]) -> 
             continue
         if r.mismatches:
             yield (
-                f"{r.runtime} {r.version}: {r.mismatches} of {r.compared} outputs differ from qebgate's: do not rely on "
-                f"verdicts for it; install a version of {PACKAGE} that was measured, and report this"
+                f"{r.runtime} {r.version}: {r.mismatches} of {r.compared} outputs differ from qebgate's: do not rely "
+                f"on verdicts for it; install a version of {PACKAGE} that was measured, and report this"
             )
         else:
             yield f"{r.runtime}: {r.problem or 'nothing was compared'}"
