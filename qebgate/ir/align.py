@@ -40,10 +40,17 @@ def align(float_graph: Graph, quantized_graph: Graph) -> Pair:
             "QEB461",
             "the float reference is itself a quantized model",
             where=float_graph.source.label,
+            found=float_graph.scheme.value,
             fix="name the float model first and the quantized one second",
         )
     if not quantized_graph.is_quantized:
-        raise AlignmentError("QEB462", "the quantized model has no integer tensors", where=quantized_graph.source.label)
+        raise AlignmentError(
+            "QEB462",
+            "the quantized model has no integer tensors",
+            where=quantized_graph.source.label,
+            found=quantized_graph.scheme.value,
+            fix="convert it with quantization, or name the file that was",
+        )
     return _Aligner(float_graph, quantized_graph).run()
 
 

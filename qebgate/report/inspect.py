@@ -22,12 +22,14 @@ COLUMNS = ("#", "operator", "input", "output", "type", "scale", "zero point", "w
 def render_graph(graph: Graph, console: Console) -> None:
     """Print a model's operators, shapes and scales.  A graph that loads is covered: others are refused."""
     console.print()
-    kind = "quantized" if graph.is_quantized else "float"
+    kind = f"quantized ({graph.scheme.value})" if graph.is_quantized else "float"
     console.print(Text(f"{graph.source.label}: {kind}, {graph.source.format}", style="bold"), soft_wrap=True)
     console.print(f"  sha256 {graph.source.sha256}", soft_wrap=True)
     for what, indices in (("input", graph.inputs), ("output", graph.outputs)):
         for i in indices:
             console.print(f"  {what} {_tensor(graph.tensors[i])}", soft_wrap=True)
+    for note in graph.notes:
+        console.print(f"  note: {note}", soft_wrap=True)
     named = graph.source.format != "tflite"  # converters' names of tensors are long and say little
     table = _table((*COLUMNS, "layer") if named else COLUMNS)
     for n in graph.nodes:
