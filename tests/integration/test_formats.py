@@ -51,7 +51,7 @@ def test_digits_in_every_format(tmp_path: Path) -> None:
                     assert a.proven is not None and b.proven is not None
                     assert abs(a.proven - b.proven) <= ROUNDOFF * b.proven
                 if a.witnessed is not None and b.witnessed is not None:
-                    assert abs(a.witnessed - b.witnessed) <= 5e-4  # a runtime beside an enclosure of every float32 evaluation
+                    assert abs(a.witnessed - b.witnessed) <= 5e-4
 
 
 def test_it_reads_as_one_network() -> None:
