@@ -279,6 +279,8 @@ def storable(job: Job, result: TaskResult) -> bool:
     """Whether the same task would have the same result again, and a counterexample can be checked again."""
     if job.blocked or result.waived or result.reason in ("guard_time", "guard_memory"):
         return False
+    if job.waived is not None and result.verdict != "pass":  # a guard may have stopped the second try
+        return False
     if result.verdict != "fail":
         return True
     if job.require == "statistical":  # its inputs come from more than the job's own cell

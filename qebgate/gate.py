@@ -114,7 +114,7 @@ def check(source: PolicyFile, options: Options | None = None) -> Report:
         options.observer.planned(plan)
         jobs = [j for c in plan.checks for j in c.jobs]
         with _one_thread():
-            for number, outcome in _outcomes(jobs, deadline, options):
+            for number, outcome in _outcomes(jobs, deadline, options, source.policy.evidence.inputs == "omit"):
                 if isinstance(outcome, TaskResult):
                     done[number] = outcome
                     options.observer.finished(outcome)
@@ -247,8 +247,13 @@ Outcome = TaskResult | QebgateError
 Working = Callable[[str, int, int | None], None]
 
 
-def _outcomes(jobs: Sequence[Job], deadline: float, options: Options) -> Iterator[tuple[int, Outcome]]:
-    """Every task's outcome by its number: first those that the cache holds, then the others as they are finished."""
+def _outcomes(
+    jobs: Sequence[Job], deadline: float, options: Options, private: bool = False
+) -> Iterator[tuple[int, Outcome]]:
+    """Every task's outcome by its number: first those that the cache holds, then the others as they are finished.
+
+    ``private``: inputs are written nowhere, not into the cache either.
+    """
     cache = options.cache
     left = list(range(len(jobs)))
     if cache is not None:
@@ -264,7 +269,7 @@ def _outcomes(jobs: Sequence[Job], deadline: float, options: Options) -> Iterato
                     yield number, known
     run = _in_process if options.jobs == 1 or len(left) < 2 else _in_pool
     for k, outcome in run([jobs[n] for n in left], deadline, options):
-        if cache is not None and isinstance(outcome, TaskResult):
+        if cache is not None and isinstance(outcome, TaskResult) and not (private and outcome.witness is not None):
             cache.put(jobs[left[k]], outcome)
         yield left[k], outcome
 

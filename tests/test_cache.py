@@ -301,6 +301,8 @@ def test_errors_and_guarded_tasks_are_not_stored(tmp_path: Path, models: Path) -
     assert storable(job, replace(r, verdict="unknown", reason="effort"))
     assert not storable(job, replace(r, verdict="fail", reason="out_of_range"))
     assert not storable(replace(job, blocked=True), r)
+    assert not storable(job, replace(r, waived=True))
+    assert not storable(replace(job, waived=1.0), replace(r, verdict="unknown", reason="effort"))
     line = Line.__new__(Line)
     assert not storable(replace(job, cell=replace(job.cell, line=line)), replace(r, verdict="fail", reason="refuted"))
     stopped = parse_policy(
@@ -312,6 +314,13 @@ def test_errors_and_guarded_tasks_are_not_stored(tmp_path: Path, models: Path) -
         p.unlink()
     assert go(stopped, tmp_path)[0].checks[0].reason == "guard_time" and not entries(tmp_path)
     del cache
+
+
+def test_private_inputs_are_written_nowhere(tmp_path: Path, models: Path) -> None:
+    source = ask(tmp_path, models, 1e-3)
+    data = source.policy.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    private = parse_policy({**data, "evidence": {"inputs": "omit"}}, "test", tmp_path)
+    assert go(private, tmp_path)[0].verdict == "fail" and not entries(tmp_path)
 
 
 def test_only_the_users_own_files_are_believed(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
