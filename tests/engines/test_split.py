@@ -51,7 +51,7 @@ def truth_of(t: Tiny, cell: Cell, runtime: Runtime, floats: str) -> tuple[np.nda
     return t.quantized(runtime).astype(np.longdouble)[rows] - h[rows], error
 
 
-@pytest.mark.parametrize("name", ["dense_8_8-int8", "conv-float_io", "residual-int8", "softmax-int8"])
+@pytest.mark.parametrize("name", ["dense_8_8-int8", "conv-float_io", "softmax-int8"])
 def test_grids(name: str, session: Session, monkeypatch: Patch) -> None:
     """Whatever the budget and the leaves, the bound contains every gap; it only falls; witnesses are within it."""
     t, rng = tiny(name), np.random.default_rng(sum(name.encode()))
@@ -78,7 +78,7 @@ def test_grids(name: str, session: Session, monkeypatch: Patch) -> None:
         assert widths[0] >= widths[1] >= widths[2]
 
 
-@pytest.mark.parametrize("name", ["dense_8_8-int8", "max_pool-int8", "dense_4-float_io"])
+@pytest.mark.parametrize("name", ["dense_8_8-int8", "max_pool-int8"])
 def test_complete_on_both_sides_of_the_truth(name: str, session: Session) -> None:
     """Nothing but this engine: limits of 1.02 and 0.98 times the largest gap are decided."""
     t, budget = tiny(name), Budget(split=2000)
@@ -93,7 +93,7 @@ def test_complete_on_both_sides_of_the_truth(name: str, session: Session) -> Non
             assert not isinstance(a, Bound) or (isinstance(b, Bound) and (a.lower == b.lower).all())
 
 
-@pytest.mark.parametrize("name", ["linear-int8", "dense_large-int8", "linear-float_io"])
+@pytest.mark.parametrize("name", ["dense_large-int8", "linear-float_io"])
 def test_real_boxes(name: str, session: Session) -> None:
     """Every way in which an application rounds, near ties too."""
     t, rng = tiny(name), np.random.default_rng(7)
