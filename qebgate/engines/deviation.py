@@ -28,6 +28,7 @@ from qebgate.domains.crop import Crop
 from qebgate.domains.gap import Gap, Interval
 from qebgate.domains.layers import ROOT, Affine, Layer, MaxPool, Opaque
 from qebgate.domains.linear_map import Conv, Depthwise, LinearMap, Scale, gather
+from qebgate.engines.guard import GuardedStop
 from qebgate.errors import UnsupportedError
 from qebgate.numerics.rounding import F64, SAFETY, TINY32, TINY64, U64, gamma, up
 
@@ -159,6 +160,9 @@ class Deviation:
         if layer.noise is not None:
             noise = layer.noise([self.computed[i] for i in layer.inputs])
             if not np.isfinite(noise).all():
+                if np.isfinite(layer.noise([self.anchor[i] for i in layer.inputs])).all():
+                    # not the network is too large, but the bounds of its deviation, layer by layer
+                    raise GuardedStop("effort", f"float32's evaluation is not bounded from {layer.label} on")
                 raise UnsupportedError(
                     "QEB435", "the float reference may overflow float32: no bound holds", where=layer.label
                 )

@@ -11,11 +11,11 @@ from qebgate.task import Budget
 
 
 class GuardedStop(Exception):  # noqa: N818  (ends an engine, is no error)
-    """Raised inside an engine whose guard was overtaken; the portfolio turns it into a ``Stopped``."""
+    """Raised inside an engine whose guard or effort was overtaken; the portfolio turns it into a ``Stopped``."""
 
-    def __init__(self, reason: Literal["guard_time", "guard_memory"], detail: str) -> None:
+    def __init__(self, reason: Literal["guard_time", "guard_memory", "effort"], detail: str) -> None:
         super().__init__(detail)
-        self.reason: Literal["guard_time", "guard_memory"] = reason
+        self.reason: Literal["guard_time", "guard_memory", "effort"] = reason
         self.detail = detail
 
 

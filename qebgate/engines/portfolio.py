@@ -86,6 +86,8 @@ def run(
         if hopeless and isinstance(engine, HOPELESS):
             found.append(Stopped(engine.name, "effort", "not tried: the noise floor is beyond any useful bound"))
             continue
+        if isinstance(engine, HOPELESS) and task.cell.is_point and any(_too_deep(e) for e in found):
+            continue
         left = budget.seconds - (time.monotonic() - start)
         if left <= 0:
             found.append(Stopped(engine.name, "guard_time", f"{budget.seconds:g} s were used before it started"))
@@ -99,6 +101,11 @@ def run(
         if answered(task.prop, found):
             break
     return found
+
+
+def _too_deep(e: Evidence) -> bool:
+    """Whether the float network at one input could not be bounded: then nothing that starts from intervals can."""
+    return isinstance(e, Stopped) and e.engine == Execute.name and e.reason == "effort"
 
 
 def _run(engine: Engine, task: Task, known: Sequence[Evidence], budget: Budget, session: Session) -> Sequence[Evidence]:
