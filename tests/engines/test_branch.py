@@ -317,7 +317,8 @@ def _split_keeps_one_half(m: pytest.MonkeyPatch) -> None:
     real = Tree._choices
 
     def one(self, *rest):
-        return [None if c is None else (c[0], c[0]) for c in real(self, *rest)]
+        choices, errors = real(self, *rest)
+        return [None if c is None else (c[0], c[0]) for c in choices], errors
 
     m.setattr(Tree, "_choices", one)
 

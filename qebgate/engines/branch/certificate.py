@@ -37,21 +37,23 @@ class _Recorder(Tree):
     leaves: list[tuple[Splits, Multipliers | None]] = field(default_factory=list[tuple[Splits, "Multipliers | None"]])
     bounded: set[Splits] = field(default_factory=set[Splits])
 
-    def _bound(self, parts: list[tuple[Splits, Node]], enough: float, pulse: Callable[[], None]) -> None:
+    def _bound(self, parts: list[tuple[Splits, Node]], enough: float, pulse: Callable[[], None]) -> F64:
         self.bounded.clear()
-        super()._bound(parts, enough, pulse)
+        bounds = super()._bound(parts, enough, pulse)
         self.leaves += [(s, None) for s, _ in parts if s not in self.bounded]  # nothing of the region is in them
+        return bounds
 
     def _keep(
         self, splits: Sequence[Splits], region: Region, found: Found, parents: Sequence[float], enough: float
-    ) -> None:
+    ) -> F64:
         before = {id(n) for _, _, n in self.open} | {id(n) for n in self.stuck}
-        super()._keep(splits, region, found, parents, enough)
+        bounds = super()._keep(splits, region, found, parents, enough)
         left = {n.splits for n in (*(n for _, _, n in self.open), *self.stuck) if id(n) not in before}
         self.bounded |= set(splits)
         for k, s in enumerate(splits):
             if s not in left:
                 self.leaves.append((s, {i: (lam[k], mu[k]) for i, (lam, mu) in found.multipliers.items()}))
+        return bounds
 
 
 def branch_certificate(p: Program, sides: Sequence[tuple[int, float]], enough: float, budget: Budget) -> list[Leaves]:

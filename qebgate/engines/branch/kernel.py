@@ -119,31 +119,37 @@ class Kernel:
 
 @dataclass(slots=True, eq=False)
 class _Table:
-    """Corners of one layer in all nodes: ``points [4, V, B * m]``, made for the signs that eta had."""
+    """Corners of one layer in all nodes, for both signs that eta may have."""
 
     layer: _Layer
     box: Sequence[F64]
+    both: tuple[F32, F32] | None = None
+    """[4, V, B * m] for eta below 0, and from 0 on."""
     points: F32 | None = None
+    """[4, V, B * m] for the signs that eta had last."""
     up: NDArray[np.bool_] | None = None
     buffers: tuple[F32, F32] | None = None
 
     def at(self, eta: F32) -> F32:
-        """The corners [4, V, B, m]; anew where a sign of eta has changed."""
+        """The corners [4, V, B, m]."""
         up = eta >= 0
-        if self.points is None or self.up is None:
-            found = corners(self.box, self.layer.shape, self.layer.rounding, up)
-            self.points = found.astype(np.float32)
-            self.up = up
+        if self.both is None or self.points is None or self.up is None:
+            made = [
+                corners(self.box, self.layer.shape, self.layer.rounding, np.full(up.shape, v)).astype(np.float32)
+                for v in (False, True)
+            ]
+            self.points = np.where(up, made[1], made[0])
             one = self.points.shape[1:]
+            self.both = made[0].reshape(*made[0].shape[:2], -1), made[1].reshape(*made[1].shape[:2], -1)
             self.buffers = np.empty(one, np.float32), np.empty(one, np.float32)
-            return self.points
-        changed = np.nonzero(up != self.up)
-        if changed[0].size:
-            rows, columns = changed
-            few = [v[rows if len(v) > 1 else np.zeros_like(rows), columns] for v in self.box]
-            rounding = [v[columns] for v in self.layer.rounding]
-            self.points[:, :, rows, columns] = corners(few, self.layer.shape, rounding, up[changed])
-            self.up = up
+        else:
+            changed = np.flatnonzero(up != self.up)
+            if changed.size:
+                now = up.ravel()[changed]
+                flat = self.points.reshape(*self.points.shape[:2], -1)
+                for sign, at in ((0, changed[~now]), (1, changed[now])):
+                    flat[:, :, at] = self.both[sign][:, :, at]
+        self.up = up
         return self.points
 
 

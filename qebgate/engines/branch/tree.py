@@ -2,7 +2,8 @@
 
 A split says on which side of a corner of the clamp a float pre-activation is, or whether a quantized code is at most
 k or at least k + 1.  The leaves always cover the region, so the largest of their bounds is a bound; it only
-ever falls.  Which neuron is split, and how, is decided where the relaxation errs most at the averaged point.
+ever falls.  Which neuron is split, and how, is decided where the relaxation errs most at the averaged point, times
+the share of such errors that earlier splits there have gained.
 """
 
 from __future__ import annotations
@@ -30,6 +31,14 @@ MANY_CODES, RARELY = 4, 0.1
 """Splits of neurons with more open codes than this count for less: each of them settles little."""
 
 
+EXPECTED = 0.3
+"""Share of the error that a split is expected to gain, before any was tried."""
+TRUST = 2.0
+"""Splits of one neuron that weigh as much as the mean of all neurons."""
+BOTH = 0.8
+"""Weight of the lesser gain of the two parts of a split; the greater one has the rest."""
+
+
 @dataclass(frozen=True, slots=True)
 class Split:
     """The float pre-activation (kind z), or the centred code, is at most, or at least, ``at``."""
@@ -52,6 +61,25 @@ class Node:
     """[2, m] of each layer."""
     choice: tuple[Split, Split] | None
     """The two parts it would be split into; None where no split would help."""
+    error: float = 0.0
+    """What the relaxation errs by there."""
+
+
+@dataclass(slots=True, eq=False)
+class Experience:
+    """What splits of one kind at one layer's neurons gained, as shares of the error seen before: sums, counts [m]."""
+
+    total: F64
+    count: F64
+
+    @classmethod
+    def none(cls, m: int) -> Experience:
+        return cls(np.zeros(m), np.zeros(m))
+
+    def shares(self) -> F64:
+        """Expected shares [m]; those of few splits are drawn to the mean of all."""
+        mean = (self.total.sum() + EXPECTED) / (self.count.sum() + 1.0)
+        return (self.total + TRUST * mean) / (self.count + TRUST)
 
 
 @dataclass
@@ -73,6 +101,8 @@ class Tree:
     number: itertools.count[int] = field(default_factory=itertools.count)
     probe: Callable[[F64], bool] = lambda _: False
     """Given inputs that nodes ended with; whether the search may end."""
+    experience: dict[tuple[int, str], Experience] = field(default_factory=dict[tuple[int, str], Experience])
+    """By layer and kind of split."""
     over: bool = False
     """Whether the probe ended it."""
 
@@ -95,16 +125,28 @@ class Tree:
                 node = heapq.heappop(self.open)[2]
                 assert node.choice is not None
                 parts += [((*node.splits, half), node) for half in node.choice]
-            self._bound(parts, enough, pulse)
+            bounds = self._bound(parts, enough, pulse)
+            self._learn(parts, bounds)
         return self.bound
 
-    def _bound(self, parts: list[tuple[tuple[Split, ...], Node]], enough: float, pulse: Callable[[], None]) -> None:
+    def _learn(self, parts: Sequence[tuple[tuple[Split, ...], Node]], bounds: F64) -> None:
+        """What the splits of a batch have gained."""
+        for k in range(0, len(parts), 2):
+            node = parts[k][1]
+            split = parts[k][0][-1]
+            gain = np.maximum(node.bound - bounds[k : k + 2], 0.0)
+            e = self.experience.setdefault((split.layer, split.kind), Experience.none(self.dual.sizes[split.layer]))
+            e.total[split.neuron] += (BOTH * gain.min() + (1 - BOTH) * gain.max()) / max(node.error, 1e-12)
+            e.count[split.neuron] += 1.0
+
+    def _bound(self, parts: list[tuple[tuple[Split, ...], Node]], enough: float, pulse: Callable[[], None]) -> F64:
         region = self._region([splits for splits, _ in parts])
         empty = np.any([box.empty() for box in region.boxes.values()], axis=0)
         self.nodes += int(empty.sum())
         keep = np.flatnonzero(~empty)
+        bounds = np.array([node.bound - node.error for _, node in parts])  # what an empty part is taken to gain
         if not keep.size:
-            return
+            return bounds
         parts = [parts[k] for k in keep]
         boxes = {k: Box(*(v[keep] for v in box.arrays)) for k, box in region.boxes.items()}
         region = Region(boxes, region.lo, region.hi)
@@ -117,7 +159,10 @@ class Tree:
             for node in dict.fromkeys(node for _, node in parts):
                 heapq.heappush(self.open, (-node.bound, next(self.number), node))
             raise
-        self._keep([splits for splits, _ in parts], region, found, [node.bound for _, node in parts], enough)
+        bounds[keep] = self._keep(
+            [splits for splits, _ in parts], region, found, [node.bound for _, node in parts], enough
+        )
+        return bounds
 
     def _keep(
         self,
@@ -126,12 +171,12 @@ class Tree:
         found: Found,
         parents: Sequence[float],
         enough: float,
-    ) -> None:
+    ) -> F64:
         """File the nodes of one batch; each has the better of its own and its parent's bound."""
         target = self.target.rows(len(splits))
         e = self.dual.evaluate(target, found.multipliers, region)
         bounds = np.minimum(up(e.value + e.slack), parents)
-        choices = self._choices(e, region, found)
+        choices, errors = self._choices(e, region, found)
         self.nodes += len(splits)
         self.over = self.over or (bool((bounds > enough).any()) and self.probe(found.input[bounds > enough]))
         for k, bound in enumerate(bounds.tolist()):
@@ -139,11 +184,12 @@ class Tree:
                 self.closed = max(self.closed, bound)
                 continue
             row = {i: np.stack([lam[k], mu[k]]).astype(np.float32) for i, (lam, mu) in found.multipliers.items()}
-            node = Node(splits[k], bound, row, choices[k])
+            node = Node(splits[k], bound, row, choices[k], float(errors[k]))
             if node.choice is None:
                 self.stuck.append(node)
             else:
                 heapq.heappush(self.open, (-bound, next(self.number), node))
+        return bounds
 
     def _region(self, splits: Sequence[tuple[Split, ...]]) -> Region:
         """The boxes of some nodes."""
@@ -162,10 +208,10 @@ class Tree:
                 )
         return Region(boxes, self.dual.region.lo, self.dual.region.hi)
 
-    def _choices(self, e: Evaluation, region: Region, found: Found) -> list[tuple[Split, Split] | None]:
-        """The most promising split of every node."""
+    def _choices(self, e: Evaluation, region: Region, found: Found) -> tuple[list[tuple[Split, Split] | None], F64]:
+        """The most promising split of every node, and the relaxation's error there."""
         count = e.value.size
-        best = np.zeros(count)
+        best, errors = np.zeros(count), np.zeros(count)
         chosen: list[tuple[Split, Split] | None] = [None] * count
         for layer in self.dual.layers:
             if layer.output not in found.average:
@@ -176,14 +222,16 @@ class Tree:
             for score, at, kind in _scores(layer, found.average[layer.output], (nu, eta), box):
                 if not kept.size:
                     continue
-                j = np.argmax(score, axis=1)
-                top = score[np.arange(count), j]
+                known = self.experience.get((layer.output, kind))
+                expected = score * (EXPECTED if known is None else known.shares()[kept])
+                j = np.argmax(expected, axis=1)
+                top = expected[np.arange(count), j]
                 for row in np.flatnonzero(top > best):
-                    best[row] = top[row]
+                    best[row], errors[row] = top[row], score[row, j[row]]
                     low, high = (float(at[row, j[row]]) + x for x in ((0.0, 1.0) if kind == "code" else (0.0, 0.0)))
                     where = layer.output, int(kept[j[row]]), kind
                     chosen[row] = Split(*where, low, upper=False), Split(*where, high, upper=True)
-        return chosen
+        return chosen, errors
 
 
 def _scores(
