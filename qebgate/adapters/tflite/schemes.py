@@ -27,7 +27,7 @@ SCHEME = "QEB435"
 HYBRID = frozenset({"FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D"})
 """Operators whose hybrid kernels (float activations, int8 weights) were read and measured."""
 
-ASYMMETRIC = "constants with a zero point that are dequantized before use are not supported"
+ASYMMETRIC = "a constant with one scale and a zero point that is dequantized before use is not supported"
 FLOAT16 = "float16 computation is not supported"
 OTHER = "dynamic-range quantization of {op} is not supported: integer constants with float activations"
 
@@ -54,9 +54,10 @@ def _dequantized(node: Node, tensors: Sequence[Tensor]) -> Tensor | None:
     values: Array
     if x.dtype is DType.FLOAT16:
         values = x.const.astype(np.float32)  # exact
-    elif x.dtype is DType.INT8 and x.quant is not None and not x.quant.zero_point.any():
-        scale, _ = x.quant.along(x.const.ndim)
-        values = x.const.astype(np.float32) * scale.astype(np.float32)  # rounded once, in every runtime
+    elif x.dtype is DType.INT8 and x.quant is not None and (x.quant.per_channel or not x.quant.zero_point.any()):
+        scale, zero = x.quant.along(x.const.ndim)
+        # rounded once, in every runtime (builtin's vectors for a single scale would round a zero point apart)
+        values = (x.const.astype(np.int64) - zero).astype(np.float32) * scale.astype(np.float32)
     else:
         return None
     return replace(y, const=values, stored=Stored(x.dtype, x.quant), quant=None)
