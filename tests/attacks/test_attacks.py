@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.attacks import SOLVERS, ask, broken, numbers, page, pieces, solvers, truth
+from benchmarks.attacks import SOLVERS, Direct, ask, broken, numbers, page, pieces, solvers, truth
 from benchmarks.attacks import Tally as Answers
 from qebgate.cli import run
-from qebgate.engines.concrete import Session
 from qebgate.engines.dra.engine import Dra
 from qebgate.evidence import Bound
 from qebgate.planted import disguised, planted
@@ -24,7 +23,7 @@ CHAINS = {"roundoff": ("dra", "forms", "split")}
 @pytest.mark.parametrize("kind", ["trigger", "roundoff", "ties", "disguised"])
 def test_no_wrong_answer_about_planted_pairs(kind: str, tmp_path: Path) -> None:
     tally = Answers()
-    with Session() as session:
+    with Direct() as session:
         t = truth(planted(kind, 3), DEPLOYED[1], tmp_path, session)
         assert t.worst > 0
         ask("seed 3", t, kind, tally, session, CHAINS.get(kind, ("dra", "forms", "all but executing")))
@@ -40,7 +39,7 @@ def test_a_wrong_bound_would_be_noticed(tmp_path: Path, monkeypatch: pytest.Monk
         return [Bound(t.least * 0.999, t.most * 0.999, "certified", "dra", 0.0)]
 
     tally = Answers()
-    with Session() as session:
+    with Direct() as session:
         t = truth(planted("ties", 4), Runtime.REFERENCE, tmp_path, session)
         monkeypatch.setattr(Dra, "run", shrunk)
         ask("seed 4", t, "ties", tally, session, ("dra",))
@@ -87,7 +86,7 @@ def test_a_failing_solver_proves_nothing() -> None:
 
 def test_every_power_of_two_is_tried() -> None:
     names = [label.split(",")[0] for kind, label, _ in pieces(91) if kind == "disguised"]
-    assert names == [f"2^{k}" for k in range(-40, 51)]
+    assert sorted(names) == sorted(f"2^{k}" for k in range(-40, 51))
 
 
 def test_selftest(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
