@@ -204,6 +204,9 @@ class _Planner:
         )  # fmt: skip
         words = _assumptions(spec, model, region, codec, infos, note, instances, " ".join(cpu_features()))
         words = (*words, *pair.float.notes, *pair.quantized.notes)
+        if not pair.quantized.in_integers:
+            about = "where it computes in float32, with any order of summation"
+            words = (*words, f"the quantized model is {pair.quantized.scheme.value}: {about}")
         if model.fixed_point is None and pair.float.source.format != "tflite" and model.float_semantics == "float32":
             about = "no runtime evaluates the float reference's file here: what is witnessed holds for every float32 "
             words = (*words, about + "evaluation of it")
@@ -506,7 +509,9 @@ def _assumptions(
         words.append("the float reference is evaluated in float32, in any order of summation")
     else:
         words.append("the float reference is taken in exact real arithmetic")
-    if codec.in_model:
+    if not codec.has_grid:
+        words.append("the quantized model computes on its float input")
+    elif codec.in_model:
         words.append("the quantized model quantizes its float input itself")
     elif how is None and region.domain == "grid" and model.input_quantization is None:
         words.append("data rows are quantized to the nearest code")

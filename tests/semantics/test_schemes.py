@@ -193,6 +193,22 @@ def test_int8_constants_become_the_numbers_that_they_stand_for() -> None:
     assert [n.op for n in graph.nodes] == ["FULLY_CONNECTED"] * 3
 
 
+def test_constants_with_a_zero_point_per_channel() -> None:
+    rng = np.random.default_rng(4)
+    b = Builder()
+    x, y, w = b.tensor((1, 6)), b.tensor((1, 5)), b.tensor((5, 6))
+    codes, zero = rng.integers(-128, 128, (5, 6)), rng.integers(-60, 60, 5)
+    c = b.tensor((5, 6), "int8", data=codes, scale=rng.uniform(0.001, 0.1, 5), zero_point=zero)
+    b.op("DEQUANTIZE", [c], [w], version=2)
+    b.op("FULLY_CONNECTED", [x, w, -1], [y])
+    model = b.build([x], [y])
+    lin = LinearNode.of(load(model).nodes[0], load(model))
+    one = np.eye(6, dtype=np.float32).reshape(6, 1, 6)  # a product with 1 is exact: the weights themselves
+    for runtime in DEPLOYED:
+        theirs, _ = interpret(model, one, runtime)
+        np.testing.assert_array_equal(theirs[:, 0], lin.weights.T)
+
+
 def test_other_models_are_not_passed_off() -> None:
     for variant in ("dynamic_range", "float16", "weight_only"):
         quantized = read_tflite(MODELS / f"dense.{variant}.tflite")
