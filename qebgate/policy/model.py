@@ -153,10 +153,10 @@ class ModelSpec(Strict):
 
     float_: Annotated[
         Annotated[FilePath, Tag("text")] | Annotated[FloatFile, Tag("mapping")], Discriminator(_path_or_mapping)
-    ] = Field(alias="float", description="the float reference (.tflite, .keras, .h5, or .npz of dense layers)")
+    ] = Field(alias="float", description="the float reference (.tflite, .keras, .h5, a SavedModel folder, or .npz of dense layers)")
     quantized: Annotated[
         Annotated[FilePath, Tag("text")] | Annotated[OnTheFly, Tag("mapping")], Discriminator(_path_or_mapping)
-    ] = Field(description="the quantized model (.tflite), or how to make it (`fixed_point`)")
+    ] = Field(description="the quantized model (.tflite; .h5 of TF-MOT), or how to make it (`fixed_point`)")
     runtime: Runtimes = "litert-xnnpack"
     float_semantics: Literal["float32", "real"] = "float32"
     input_quantization: Literal["nearest", "truncate"] | None = None
