@@ -88,7 +88,9 @@ def compare(
     float_model: Annotated[
         Path, typer.Argument(metavar="FLOAT", help="The float reference (.tflite, .keras, .h5, a SavedModel, .npz).")
     ],
-    quantized_model: Annotated[Path, typer.Argument(metavar="QUANTIZED", help="The quantized model (.tflite, .h5 of TF-MOT).")],
+    quantized_model: Annotated[
+        Path, typer.Argument(metavar="QUANTIZED", help="The quantized model (.tflite, .h5 of TF-MOT).")
+    ],
     data: Annotated[Path, typer.Option("--data", help="Inputs, one per row (.npz or .npy).")],
     array: Annotated[str | None, typer.Option("--array", help="The array of an .npz file.")] = None,
     values: Annotated[str | None, typer.Option("--values", help="What the data holds: real or codes.")] = None,

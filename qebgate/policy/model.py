@@ -153,7 +153,9 @@ class ModelSpec(Strict):
 
     float_: Annotated[
         Annotated[FilePath, Tag("text")] | Annotated[FloatFile, Tag("mapping")], Discriminator(_path_or_mapping)
-    ] = Field(alias="float", description="the float reference (.tflite, .keras, .h5, a SavedModel folder, or .npz of dense layers)")
+    ] = Field(
+        alias="float", description="the float reference (.tflite, .keras, .h5, a SavedModel folder, .npz of dense layers)"
+    )
     quantized: Annotated[
         Annotated[FilePath, Tag("text")] | Annotated[OnTheFly, Tag("mapping")], Discriminator(_path_or_mapping)
     ] = Field(description="the quantized model (.tflite; .h5 of TF-MOT), or how to make it (`fixed_point`)")
