@@ -154,7 +154,7 @@ class ModelSpec(Strict):
     float_: Annotated[
         Annotated[FilePath, Tag("text")] | Annotated[FloatFile, Tag("mapping")], Discriminator(_path_or_mapping)
     ] = Field(
-        alias="float", description="the float reference (.tflite, .keras, .h5, a SavedModel folder, .npz of dense layers)"
+        alias="float", description="the float reference (.tflite, .keras, .h5, SavedModel folder, .npz of dense layers)"
     )
     quantized: Annotated[
         Annotated[FilePath, Tag("text")] | Annotated[OnTheFly, Tag("mapping")], Discriminator(_path_or_mapping)
