@@ -256,7 +256,12 @@ def report(
     table.append(row("all", keys, by, said))
     option = "".join(
         f" --{name} {' '.join(map(str, v)) if isinstance(v, list) else v}"
-        for name, v, usual in (("images", args.images, 15), ("nets", args.nets, None), ("bits", args.bits, None))
+        for name, v, usual in (
+            ("images", args.images, 15),
+            ("nets", args.nets, None),
+            ("bits", args.bits, None),
+            ("limits", args.limits, None),
+        )
         if v != usual
     ) + (" --solver" if args.solver else "")
     command = f"`{COMMAND}{option} --write docs/benchmarks.md` (effort `deep`, {SECONDS:.0f} s of one core a task)"

@@ -12,9 +12,9 @@ import pytest
 
 from qebgate.domains.gap import Interval
 from qebgate.domains.layers import Affine
-from qebgate.engines.branch import tree
+from qebgate.engines.branch import hidden, tree
 from qebgate.engines.branch.dual import Dual, Target
-from qebgate.engines.branch.engine import Branch, applies
+from qebgate.engines.branch.engine import Branch, Prepared, applies
 from qebgate.engines.branch.neuron import Box, Shape, supremum
 from qebgate.engines.branch.search import Steps, minimise
 from qebgate.engines.branch.tree import Tree
@@ -22,7 +22,7 @@ from qebgate.engines.concrete import Session
 from qebgate.engines.dra.analysis import Analysis, Settings
 from qebgate.engines.dra.program import direct, program
 from qebgate.errors import InternalError
-from qebgate.evidence import Bound
+from qebgate.evidence import Bound, Witness
 from qebgate.numerics.rounding import F64
 from qebgate.task import Budget
 from tests.fixed_point.slow import Net, random_net
@@ -208,6 +208,79 @@ def test_the_engine_decides_what_the_analysis_leaves_open() -> None:
                     assert all(Fraction(x) >= v for x, v in zip(e.upper.tolist(), high, strict=True))
                     decided += task.prop.of_box(e.lower, e.upper) <= task.prop.limit
     assert decided >= 3
+
+
+def _prepared(seed: int) -> tuple[Net, tuple[int, ...], tuple[int, ...], Prepared, int]:
+    net, lo, hi = _question(seed)
+    p = direct(program(net.task(lo, hi)))
+    return net, lo, hi, Prepared.of(p, Budget(), lambda: None), p.output
+
+
+def _sharpened_violations(seed: int) -> list[str]:
+    net, lo, hi, prepared, output = _prepared(seed)
+    low, high = net.truth(lo, hi)
+    found: list[str] = []
+    for k in range(len(low)):
+        for sign, truth in ((1.0, high[k]), (-1.0, -low[k])):
+            bound = prepared.tree(output, k, sign).run(-np.inf, 20)
+            if Fraction(bound if np.isfinite(bound) else -(10**30)) < truth:
+                found.append(f"output {k}: {bound}")
+    return found
+
+
+def test_hidden_bounds_of_their_own_are_sound_and_cut_something() -> None:
+    used = 0
+    for seed in range(6):
+        assert _sharpened_violations(seed) == []
+        used += len(_prepared(seed)[3].sharpened)
+    assert used > 0
+
+
+def test_a_hidden_bound_without_rounding_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = hidden._settle
+    monkeypatch.setattr(
+        hidden, "_settle", lambda box, layer: real(box, replace(layer, below=layer.below * 0, above=layer.above * 0))
+    )
+    assert any(_sharpened_violations(seed) for seed in range(8))
+
+
+def test_the_search_sees_nearly_the_value_that_is_proven() -> None:
+    """Float32, neurons left out, corners made for both signs: the same function, whatever the multipliers."""
+    for seed in range(6):
+        _, _, _, prepared, output = _prepared(seed)
+        dual, rng = prepared.dual, np.random.default_rng(seed)
+        target = Target.gap(output, prepared.analysis.states[output].size, 0, 1.0)
+        run = dual.kernel.begin(target, dual.region)
+        start = dual.start(target, prepared.lines)
+        for scale in (0.0, 0.3, 3.0):
+            m = {}
+            for v, both in start.items():
+                kept = np.zeros(dual.sizes[v])
+                kept[dual.kernel.kept[v]] = 1.0
+                m[v] = tuple(kept * (x + scale * rng.normal(size=x.shape)) for x in both)
+            few = {v: np.stack(x)[:, :, dual.kernel.kept[v]].astype(np.float32) for v, x in m.items()}
+            e = dual.evaluate(target, m, dual.region)
+            size = 1.0 + sum(np.abs(s.value).sum() for s in e.points.values())
+            assert abs(run.evaluate(few)[0] - e.value[0]) <= 1e-4 * size
+
+
+def test_an_input_of_a_node_that_violates_the_property_ends_the_search() -> None:
+    seen = 0
+    with Session() as session:
+        for seed in range(8):
+            net, lo, hi = _question(seed)
+            low, high = net.truth(lo, hi)
+            worst = max(abs(v) for v in (*low, *high))
+            task = net.task(lo, hi, limit=float(worst) * 0.3)
+            for e in Branch().run(task, [], Budget(branch=200), session):
+                if isinstance(e, Witness):
+                    assert e.replayed
+                    assert task.prop.of_gap(e.gap) > task.prop.limit
+                    assert e.codes is not None
+                    assert (e.codes.ravel() >= lo).all()
+                    assert (e.codes.ravel() <= hi).all()
+                    seen += 1
+    assert seen >= 4
 
 
 class _Interruption(Exception):  # noqa: N818
