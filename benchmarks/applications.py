@@ -91,7 +91,7 @@ def check(folder: Path) -> None:
     start = time.perf_counter()
     policy = {
         "version": 1,
-        "models": {"m": {"float": "float.tflite", "quantized": "int8.tflite", "runtime": runtimes, "float_semantics": os.environ.get("SEM","float32")}},
+        "models": {"m": {"float": "float.tflite", "quantized": "int8.tflite", "runtime": runtimes}},
         "regions": {
             "r": {
                 "kind": "points", "data": "inputs.npy", "domain": "grid", "limit": 1,

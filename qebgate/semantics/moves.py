@@ -1,7 +1,8 @@
 """Operators that only move entries: every output entry is one entry of the inputs, chosen by the graph alone.
 
 CONCATENATION, TRANSPOSE, SQUEEZE, EXPAND_DIMS, SPLIT, STRIDED_SLICE, SLICE, PACK, PADV2, GATHER,
-RESIZE_NEAREST_NEIGHBOR, SPACE_TO_DEPTH, DEPTH_TO_SPACE, MIRROR_PAD.  Each is one method: the index map.  Exact in every runtime, on both sides.
+RESIZE_NEAREST_NEIGHBOR, SPACE_TO_DEPTH, DEPTH_TO_SPACE, MIRROR_PAD.
+Each is one method: the index map.  Exact in every runtime, on both sides.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from qebgate.numerics.fixed_point import I64
 from qebgate.runtimes.profiles import Runtime
 from qebgate.semantics.base import Activation, Options, Semantics, require
 
-TYPES = (DType.INT8, DType.FLOAT32, DType.INT32, DType.INT64)
+TYPES = (DType.INT8, DType.INT16, DType.FLOAT32, DType.INT32, DType.INT64)
 """Integers that are no codes appear only in arithmetic on shapes, which the reader folds."""
 
 
@@ -60,7 +61,7 @@ class Move(Semantics):
             if t.dtype.is_code:
                 same = (t.q.s, t.q.z) == (y.q.s, y.q.z) and not t.q.per_channel and not y.q.per_channel
                 require(same, f"{node.op} between different scales", node, graph, f"{t.q.s}, {y.q.s}")
-        require(y.dtype in TYPES, f"{node.op} runs on int8 and float only", node, graph, y.dtype.value)
+        require(y.dtype in TYPES, f"{node.op} runs on int8, int16 and float only", node, graph, y.dtype.value)
         require(
             self.result_shape(node, graph) == y.shape,
             "the output does not have the shape that the operator gives",

@@ -61,3 +61,9 @@ def test_every_operator_is_lowered_to_layers_that_end_at_its_value() -> None:
             assert set(x.inputs) <= known
             known.add(x.output)
     assert kinds == {Affine, MaxPool, Opaque}
+
+
+def test_the_support_table_is_up_to_date(root: Path) -> None:
+    from benchmarks.support import page
+
+    assert (root / "docs" / "support.md").read_text() == "\n".join(page()) + "\n"
