@@ -84,7 +84,7 @@ class Budget:
     cells: int = 4096
     split: int = 1024
     falsify: int = 1 << 16
-    branch: int = 512
+    branch: int = 2048
     milp: float = 20.0
     seconds: float = 120.0
     memory: int = 8 << 30
