@@ -45,7 +45,7 @@ from qebgate.verdict import Require, judge
 COMMAND = "OPENBLAS_NUM_THREADS=1 python -m benchmarks.verify"
 SECONDS = 60.0
 PUBLISHED_LIMIT = 3600.0
-SOLVERS = frozenset({"milp", "cp-sat"})
+SOLVERS = frozenset({"milp", "cpsat", "cp-sat"})
 """Engines of the second stage."""
 Key = tuple[str, int, float, int]
 
