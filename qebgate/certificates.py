@@ -98,6 +98,8 @@ def _save(source: PolicyFile, planned: PlannedCheck, job: Job, result: TaskResul
         return f"the checker does not know the property {job.prop.kind}"
     if len(job.runtime.members) > 1:
         return f"{job.runtime.value} is several runtimes: evidence is written for each of them when they are listed"
+    if planned.spec.property.output is not None:
+        return "the checker knows models with one output only"
     if not job.pair.quantized.every_engine:
         return "the checker knows networks of 8-bit integers only"
     task = Task(job.pair, job.cell, job.codec, job.prop, result.outputs, job.runtime, semantics)
@@ -253,7 +255,7 @@ def _statement(source: PolicyFile, planned: PlannedCheck, job: Job, result: Task
         },
         "policy": policy,
         "question": {
-            "tensor": spec.property.tensor,
+            "tensor": spec.property.head,
             "outputs": list(result.outputs),
             "runtime": job.info.name,
             "runtime_version": job.info.version,

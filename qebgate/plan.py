@@ -162,10 +162,10 @@ class _Planner:
 
         policy = self.source.policy
         model, region = policy.models[spec.model], policy.regions[spec.region]
-        pair = self._pair(model)
+        pair = self._pair(model, spec.property.output)
         codec = self._codec(spec, model, region, pair)
         at = ("checks", position, "property")
-        head = pair.at(spec.property.tensor)
+        head = pair.at(spec.property.head)
         prop = self._property(spec, head, at)
         outputs = self._outputs(spec, head, at)
         preprocess = _preprocess(model)
@@ -225,13 +225,15 @@ class _Planner:
             self.graphs[key] = load_model(path, quantized=quantized)
         return self.graphs[key]
 
-    def _pair(self, model: ModelSpec) -> Pair:
+    def _pair(self, model: ModelSpec, output: str | int | None = None) -> Pair:
         path = self.source.resolve(model.float_file)
         if isinstance(model.quantized, str):
             quantized = self.source.resolve(model.quantized)
             key = path, quantized
             if key not in self.pairs:
-                self.pairs[key] = align(self._graph(path), self._graph(quantized, quantized=True))
+                graphs = self._graph(path), self._graph(quantized, quantized=True)
+                f, q = graphs if output is None else (g.only(output) for g in graphs)
+                self.pairs[key] = align(f, q)
             return self.pairs[key]
         how, scale = _fixed_point(model.quantized.fixed_point), _input_scale(model)
         made = path, (how, scale)

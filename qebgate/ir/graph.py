@@ -93,6 +93,8 @@ class Graph:
     source: Source
     notes: tuple[str, ...] = ()
     """What every report about the graph must say of how it was made."""
+    signature: tuple[tuple[str, int], ...] = ()
+    """Names that users know the outputs by, and the tensors that they are."""
 
     def __post_init__(self) -> None:
         known = set(self.inputs) | {i for i, t in enumerate(self.tensors) if t.is_const} | {-1}
@@ -157,10 +159,32 @@ class Graph:
 
     def _only(self, indices: tuple[int, ...], what: str) -> int:
         if len(indices) != 1:
+            named = what == "outputs" and len(indices) > 1
             raise ModelError(
-                "QEB413", f"the model has {len(indices)} {what}; one is supported", where=self.source.label
+                "QEB413",
+                f"the model has {len(indices)} {what}" + ("" if named else "; one is supported"),
+                where=self.source.label,
+                fix=f"compare one of them: `tensor: {{signature: NAME}}`, of {self._names()}" if named else None,
             )
         return indices[0]
+
+    def _names(self) -> str:
+        return ", ".join(printable(n, 40) for n, _ in self.signature[:10]) or f"0 to {len(self.outputs) - 1}"
+
+    def only(self, output: str | int) -> Graph:
+        """The graph with one of its outputs, by its name in the signature or by its position."""
+        names = dict(self.signature)
+        at = names.get(output) if isinstance(output, str) else None
+        if isinstance(output, int) and 0 <= output < len(self.outputs):
+            at = self.outputs[output]
+        if at is None or at not in self.outputs:
+            raise ModelError(
+                "QEB426",
+                f"the model has no output {printable(output, 80)!r}",
+                where=self.source.label,
+                fix=f"use one of {self._names()}",
+            )
+        return self.cut(at)
 
     @property
     def is_quantized(self) -> bool:

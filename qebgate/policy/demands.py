@@ -14,9 +14,42 @@ from qebgate.policy.base import FilePath, Identifier, NonNegative, Outputs, Posi
 MOST_SAMPLES = 100_000_000
 
 
+class OutputName(Strict):
+    """One of several outputs, by its name in the model's signature."""
+
+    signature: Annotated[str, Field(min_length=1, max_length=200)]
+
+
+def _kind_of_tensor(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, dict | int | OutputName):
+        return "word"
+    return "index" if isinstance(value, int) else "name"
+
+
+Compared = Annotated[
+    Annotated[Literal["output", "logits"], Tag("word")]
+    | Annotated[OutputName, Tag("name")]
+    | Annotated[int, Field(ge=0, le=1000), Tag("index")],
+    Discriminator(_kind_of_tensor),
+]
+"""The tensor that is compared."""
+
+
 class _Property(Strict):
     outputs: Outputs = "all"
-    tensor: Literal["output", "logits"] = "output"
+    tensor: Compared = "output"
+
+    @property
+    def head(self) -> Literal["output", "logits"]:
+        """Where the compared networks end, once they have one output."""
+        return self.tensor if isinstance(self.tensor, str) else "output"
+
+    @property
+    def output(self) -> str | int | None:
+        """Which of several outputs is compared."""
+        if isinstance(self.tensor, OutputName):
+            return self.tensor.signature
+        return self.tensor if isinstance(self.tensor, int) else None
 
 
 class MaxAbs(_Property):

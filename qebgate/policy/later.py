@@ -22,9 +22,6 @@ def later_features(data: Any) -> Iterator[tuple[Path, Path, str]]:
         yield from _model(("models", name), _dict(model))
     for name, region in _dict(top.get("regions")).items():
         yield from _region(("regions", name), _dict(region))
-    checks = top.get("checks")
-    for k, check in enumerate(cast("list[Any]", checks) if isinstance(checks, list) else []):
-        yield from _check(("checks", k), _dict(check))
 
 
 def _model(at: Path, model: dict[str, Any]) -> Iterator[tuple[Path, Path, str]]:
@@ -40,13 +37,6 @@ def _model(at: Path, model: dict[str, Any]) -> Iterator[tuple[Path, Path, str]]:
 def _region(at: Path, region: dict[str, Any]) -> Iterator[tuple[Path, Path, str]]:
     if "arrays" in region:
         yield (*at, "arrays"), (*at, "arrays"), "`arrays` (models with several inputs)"
-
-
-def _check(at: Path, check: dict[str, Any]) -> Iterator[tuple[Path, Path, str]]:
-    prop = _dict(check.get("property"))
-    tensor = prop.get("tensor")
-    if isinstance(tensor, (dict, int)):
-        yield (*at, "property", "tensor"), (*at, "property", "tensor"), "choosing a tensor by signature or index"
 
 
 def _dict(value: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Redirecting the output of a .tflite file to an inner tensor, by overwriting one integer.
 
-A vector of outputs ``[y]`` becomes ``[t]``: same length, so nothing else in the file moves.  Only the
+A vector of outputs ``[y, ...]`` becomes ``[t, ...]``: same length, so nothing else in the file moves.  Only the
 path root -> subgraphs[0] -> outputs is walked, every offset checked.
 """
 
@@ -14,22 +14,26 @@ _SUBGRAPHS, _TENSORS, _INPUTS, _OUTPUTS = 2, 0, 1, 2  # fields of Model and SubG
 
 
 def redirect_output(model: bytes, tensor: int) -> bytes:
-    """The same model returning tensor ``tensor`` instead of its only output.
+    """The same model returning tensor ``tensor`` as its first output; an output that it was stays one.
 
-    Raises ModelError for a file that is not a well-formed model with one subgraph output.
+    Raises ModelError for a file that is not a well-formed model with outputs.
     """
     subgraph = _vector_table(model, _field(model, _u32(model, 0), _SUBGRAPHS), 0)
     outputs = _vector(model, _field(model, subgraph, _OUTPUTS))
     inputs = _vector(model, _field(model, subgraph, _INPUTS))
     tensors = _vector(model, _field(model, subgraph, _TENSORS))
-    if outputs[1] != 1:
-        raise ModelError("QEB413", f"the model has {outputs[1]} outputs; one is supported")
+    if outputs[1] < 1:
+        raise ModelError("QEB413", "the model has no output")
     if not 0 <= tensor < tensors[1]:
         raise ModelError("QEB414", "the tensor to observe does not exist", found=f"{tensor} of {tensors[1]}")
     if outputs[0] == inputs[0]:
         raise _broken("inputs and outputs share one vector")
     at = outputs[0]
-    return model[:at] + struct.pack("<i", tensor) + model[at + 4 :]
+    given = list(struct.unpack_from(f"<{outputs[1]}i", model, at))
+    if tensor in given:
+        given[given.index(tensor)] = given[0]
+    given[0] = tensor
+    return model[:at] + struct.pack(f"<{len(given)}i", *given) + model[at + 4 * len(given) :]
 
 
 def _broken(found: str) -> ModelError:

@@ -174,7 +174,6 @@ WRONG: list[tuple[str, str, str, str, str]] = [
     ("saved model", "models/float.tflite", "models/float.pb", "QEB216", "4:5"),
     ("scale of a file", "float: models/float.tflite", "float: {file: a.tflite}", "QEB215", "4:5"),
     ("arrays", "    array: x", "    arrays: {a: x}", "QEB216", "14:5"),
-    ("signature", "tensor: logits", "tensor: {signature: a}", "QEB216", "32:58"),
     # not YAML
     ("tab", "    radius: 0.02", "\tradius: 0.02", "QEB204", "17:1"),
     ("unclosed", "clip: [0.0, 1.0]", "clip: [0.0, 1.0", "QEB204", "21:17"),

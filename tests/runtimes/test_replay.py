@@ -197,13 +197,17 @@ def test_a_tensor_that_does_not_exist(tensor: int) -> None:
         redirect_output(float_net(), tensor)
 
 
-def test_several_outputs_are_refused() -> None:
+def test_one_of_several_outputs() -> None:
     b = Builder()
     x, y, z = b.tensor((1, 4)), b.tensor((1, 4)), b.tensor((1, 4))
     b.op("RELU", [x], [y])
-    b.op("RELU", [y], [z])
-    with pytest.raises(ModelError, match="2 outputs"):
-        redirect_output(b.build([x], [y, z]), y)
+    b.op("RELU6", [x], [z])
+    model = b.build([x], [y, z])
+    data = np.array([[[-1.0, 2.0, 7.0, 0.5]]], np.float32)
+    for tensor, expected in ((y, [0, 2, 7, 0.5]), (z, [0, 2, 6, 0.5])):
+        with Replayer(model, Runtime.BUILTIN, tensor) as r:
+            np.testing.assert_array_equal(r.run(data)[0, 0], expected)
+    assert redirect_output(model, y) == model
 
 
 def test_hostile_bytes_never_escape() -> None:

@@ -106,13 +106,25 @@ def _read_model(fb: FlatBuffer, model: Table, source: Source) -> Graph:
     problems = schemes + problems
     _check_ends(fb, tensors, inputs, outputs, problems)
     tensors, nodes = folded(tensors, nodes, unfit | mixed)
-    result = Graph(tensors, nodes, inputs, outputs, source)
+    result = Graph(tensors, nodes, inputs, outputs, source, signature=_signature(model, outputs))
     for node in nodes:
         if node.index not in unfit and node.index not in mixed:
             _check_node(fb, node, result, problems)
     if problems:
         raise _summary(problems, fb.label)
     return result
+
+
+def _signature(model: Table, outputs: tuple[int, ...]) -> tuple[tuple[str, int], ...]:
+    """Names of the outputs, from the only signature; none where there are several, or they do not fit."""
+    if model.count(7) != 1:
+        return ()
+    signature = next(model.tables(7))
+    if signature.count(1) > len(outputs):
+        return ()
+    named = tuple((t.text(0) or "", t.integer(1, "I")) for t in signature.tables(1))
+    fits = len({n for n, _ in named}) == len(named) and all(i in outputs for _, i in named)
+    return named if fits else ()
 
 
 def _check_live(node: Node, tensors: tuple[Tensor, ...]) -> None:
