@@ -23,7 +23,7 @@ from qebgate.agreement import on_data
 from qebgate.baseline import Baseline, compared, path_of, read_baseline
 from qebgate.cache import Cache
 from qebgate.errors import DataError, ModelError, PolicyError, QebgateError, WorkerError
-from qebgate.evidence import Floor, Sampled, silent
+from qebgate.evidence import Floor, Sampled, Witness, silent
 from qebgate.plan import Job, Plan, PlannedCheck, make_plan
 from qebgate.policy import PolicyFile
 from qebgate.result import CheckError, CheckResult, Question, Report, Statistics, TaskResult, WitnessResult
@@ -472,6 +472,13 @@ def _task(job: Job, outputs: tuple[int, ...]) -> Task:
     return Task(job.pair, job.cell, job.codec, job.prop, outputs, job.runtime, semantics, job.sampling)
 
 
+def _classes(job: Job, w: Witness) -> tuple[int, int] | None:
+    if job.prop.kind != "same_top1" or w.values is None:
+        return None
+    (floats, _), quantized = w.values
+    return int(np.argmax(floats)), int(np.argmax(quantized))
+
+
 def _statistics(job: Job, v: TaskVerdict) -> Statistics | None:
     s, asked = v.sampled, job.sampling
     if s is None or asked is None:
@@ -493,8 +500,9 @@ def _witness(job: Job, v: TaskVerdict) -> WitnessResult | None:
     raw = None if job.preprocess.identity else job.preprocess.invert(w.x)
     outputs = job.outputs if job.outputs is not None else _predicted(job)
     reference = run_float(job.pair.float, w.x[None])[job.pair.float.outputs[0]].ravel()[list(outputs)]
+    figure, chosen = witnessed(job.prop, w), _classes(job, w)
     return WitnessResult(
-        w.x, w.codes, raw, w.gap, witnessed(job.prop, w), w.engine, reference=reference.astype(np.float64)
+        w.x, w.codes, raw, w.gap, figure, w.engine, reference=reference.astype(np.float64), classes=chosen
     )
 
 

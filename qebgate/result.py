@@ -43,6 +43,8 @@ class WitnessResult:
     engine: str
     file: str | None = None
     reference: F64 | None = None
+    classes: tuple[int, int] | None = None
+    """Which of the compared outputs the float model and the quantized one choose; None where that was not asked."""
     omitted: bool = False
     """The policy keeps inputs out of reports: ``x`` is empty then, ``codes`` and ``raw`` are None."""
 

@@ -20,7 +20,7 @@ from qebgate.engines.forms.engine import Forms
 from qebgate.engines.guard import Guard, GuardedStop
 from qebgate.engines.milp import Milp
 from qebgate.engines.noise_floor import steer
-from qebgate.engines.probe import Probe
+from qebgate.engines.probe import Probe, ProbeLong
 from qebgate.engines.segment import Segment
 from qebgate.engines.split.engine import Split
 from qebgate.engines.statistical import Statistical
@@ -30,7 +30,7 @@ from qebgate.properties import Property
 from qebgate.task import Budget, Task, proven, witnessed
 
 ORDER: tuple[type[Engine], ...] = (
-    Execute, Segment, Falsify, Probe, Dra, Forms, Enumerate, Anneal, Split, Branch, Milp, Statistical
+    Execute, Segment, Falsify, Probe, Dra, Forms, Enumerate, Anneal, ProbeLong, Split, Branch, Milp, Statistical
 )  # fmt: skip
 UNSUITED: dict[str, tuple[type[Engine], ...]] = {
     "max_l2": (Milp,),

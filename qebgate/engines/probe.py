@@ -18,8 +18,8 @@ from qebgate.ir.tensor import Array
 from qebgate.numerics.rounding import F64
 from qebgate.task import Budget, Task, witnessed
 
-SHARE = 0.5
-"""Share of the search's effort."""
+FIRST, LONG, BESIDE = 0.04, 0.4, 0.1
+"""Shares of the search's effort: first, once bounds leave the question open, and where other searches go on too."""
 KEPT = MOST_TARGETS
 """Points that are changed further."""
 _BYTES = 1 << 27
@@ -29,18 +29,34 @@ class Probe:
     """Applies to ``max_rel``, ``max_l2`` and ``same_top1`` over any region of more than one input."""
 
     name = "probe"
+    seed = 0
+
+    def share(self, task: Task) -> float:
+        """Part of the search's effort."""
+        del task
+        return FIRST
 
     def run(self, task: Task, known: Sequence[Evidence], budget: Budget, session: Session) -> list[Evidence]:
         del known
         if task.cell.is_point or task.prop.kind in ("max_abs", "max_lsb"):
             return []
-        search = Search(task, budget, session, self.name, SHARE)
+        search = Search(task, budget, session, self.name, self.share(task))
+        search.rng = np.random.default_rng((budget.seed, 2, self.seed))
         hunt = _Hunt(search)
         try:
             hunt.run()
         except GuardedStop as stop:
             return [*hunt.witnesses(), Stopped(self.name, stop.reason, stop.detail)]
         return hunt.witnesses()
+
+
+class ProbeLong(Probe):
+    """The same at length, once bounds have left the question open; it starts anew, from other points."""
+
+    seed = 1
+
+    def share(self, task: Task) -> float:
+        return LONG if task.prop.kind == "same_top1" else BESIDE
 
 
 class _Hunt:
@@ -123,4 +139,4 @@ def _outputs(task: Task, inputs: Inputs) -> tuple[F64, F64]:
     return quantized_outputs(task, inputs), float_outputs(task, inputs)
 
 
-__all__ = ["Probe"]
+__all__ = ["Probe", "ProbeLong"]

@@ -118,7 +118,7 @@ def _task(t: Any, check: str) -> TaskResult:
         evidence=_maybe(t["evidence"], lambda v: _one(v, EvidenceClass)),
         engine=_maybe(t["engine"], _text),
         seconds=_number(t["seconds"]),
-        witness=_maybe(t["witness"], _witness),
+        witness=_maybe(t["witness"], lambda w: _witness(w, t["outputs"])),
         noise_floor=None if floor is None else (_finite(floor["floor"]), _finite(floor["span"])),
         statistics=_maybe(t["statistics"], _statistics),
         waived=_of(t["waived"], bool),
@@ -157,7 +157,7 @@ def _finite(value: Any) -> float:
     return math.inf if value is None else _number(value)
 
 
-def _witness(w: Any) -> WitnessResult:
+def _witness(w: Any, outputs: list[int]) -> WitnessResult:
     """Inputs are flat; one that the file leaves out is empty."""
     return WitnessResult(
         x=np.zeros(0) if w["input"] is None else _array(w["input"], np.nan),
@@ -167,6 +167,7 @@ def _witness(w: Any) -> WitnessResult:
         figure=np.inf if w["figure"] is None else _number(w["figure"]),
         engine=_text(w["engine"]),
         file=_maybe(w["file"], _text),
+        classes=_maybe(w["classes"], lambda v: (outputs.index(v[0]), outputs.index(v[1]))),
         omitted=w["input"] is None,
     )
 

@@ -145,14 +145,12 @@ def waiver_words(c: CheckResult) -> str:
 def class_words(c: CheckResult, t: TaskResult) -> str:
     """Which classes the models choose at a witness of ``same_top1``; nothing for other properties."""
     w = t.witness
-    if c.property != "same_top1" or w is None or w.reference is None or w.reference.size != w.gap.size:
+    if c.property != "same_top1" or w is None or w.classes is None:
         return ""
-    f, q = w.reference, w.reference + w.gap
-    a, b = int(np.argmax(f)), int(np.argmax(q))
+    a, b = (t.outputs[k] for k in w.classes)
     if a == b:
-        return f"both models choose output {t.outputs[a]}"
-    margin = float(f[a] - np.delete(f, a).max())
-    return f"the float model chooses output {t.outputs[a]} by {margin:.6g}, the quantized one output {t.outputs[b]}"
+        return f"both models choose output {a}"
+    return f"the float model chooses output {a} by {witnessed(w.figure)}, the quantized one output {b}"
 
 
 def noise_words(task: TaskResult) -> str:

@@ -14,7 +14,7 @@ from qebgate.engines.dra.figures import figures
 from qebgate.engines.dra.program import direct, program
 from qebgate.engines.guard import Guard
 from qebgate.evidence import Bound, Evidence
-from qebgate.task import Budget, Task
+from qebgate.task import Budget, Task, proven
 
 
 class Dra:
@@ -31,10 +31,14 @@ class Dra:
         index = np.asarray(task.outputs, dtype=np.intp)
         gap = a.gap(p.output, index)
         wanted = task.prop.limit * task.prop.unit
+        values, figure = figures(task.prop, a, p.output, index, gap)
+        first = Bound(gap.lo, gap.hi, "certified", self.name, time.monotonic() - start, values, figure)
+        if values is not None and proven(task.prop, first) <= task.prop.limit:
+            return [first]
         if budget.slopes and task.prop.of_box(gap.lo, gap.hi) > task.prop.limit:
             gap = a.tuned(p.output, index, gap, wanted, budget.slopes)
         if budget.lp and task.prop.of_box(gap.lo, gap.hi) > task.prop.limit:
             left = budget.seconds - (time.monotonic() - start)
             gap = lp.improved(a.sharpest or a, (p.output, index), gap, wanted, budget.lp, left)
-        values, figure = figures(task.prop, a.sharpest or a, p.output, index, gap)
+        values, figure = figures(task.prop, a.sharpest or a, p.output, index, gap, budget.slopes)
         return [Bound(gap.lo, gap.hi, "certified", self.name, time.monotonic() - start, values, figure)]

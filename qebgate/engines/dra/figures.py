@@ -6,11 +6,15 @@ are much smaller than the differences of their forms: inputs move all outputs of
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
 from qebgate.domains.gap import Interval
-from qebgate.engines.dra.analysis import Analysis
+from qebgate.domains.layers import Affine
+from qebgate.engines.dra.analysis import ITERATIONS, NEURONS, Analysis
 from qebgate.engines.dra.backward import Form
 from qebgate.numerics.rounding import F64, up
 from qebgate.properties import Property, Range, above
@@ -18,6 +22,9 @@ from qebgate.properties import Property, Range, above
 MOST_PAIRS = 1 << 13
 """Pairs of classes that are compared; where more are open, the outputs' own bounds decide."""
 ROWS = 64
+SHARES = (0.5, 1.0, 2.0)
+MOST_TUNED, TUNED = 96, 8
+"""Pairs that get multipliers, and how many at once."""
 
 Index = NDArray[np.intp]
 
@@ -36,10 +43,13 @@ def values_of(a: Analysis, output: int, index: Index, gap: Interval) -> tuple[Ra
     return (f.lo, f.hi), (q.lo, q.hi)
 
 
-def top1(a: Analysis, output: int, index: Index, gap: Interval, values: tuple[Range, Range]) -> float | None:
+def top1(
+    a: Analysis, output: int, index: Index, gap: Interval, values: tuple[Range, Range], limit: float, iterations: int
+) -> float | None:
     """Upper bound of ``same_top1``'s figure; None where too many pairs of classes are open.
 
-    A pair (c, d) is the float model's class and the quantized one's.
+    A pair (c, d) is the float model's class and the quantized one's.  Pairs beyond the limit get multipliers of their
+    own, found in so many ``iterations`` (:mod:`qebgate.engines.dra.dual`).
     """
     f, q = values
     most = np.minimum(up(gap.hi[None] - gap.lo[:, None]), up(f[1][:, None] - f[0][None]))
@@ -49,27 +59,51 @@ def top1(a: Analysis, output: int, index: Index, gap: Interval, values: tuple[Ra
     c, d = np.nonzero(open_)
     if c.size > MOST_PAIRS:
         return None
-    worst = -np.inf
+    figure = np.full(c.size, -np.inf)
     for k in range(0, c.size, ROWS):
-        a.pulse()
-        i, j = c[k : k + ROWS], d[k : k + ROWS]
-        rows = _rows(a, output, index, j, i)
-        lead = a.backward.value(output, Form(g=rows))  # q_d - q_c
-        margin = np.minimum(most[i, j], a.backward.value(output, Form(h=-rows)))  # f_c - f_d
-        margin = np.minimum(margin, a.backward.value(output, Form(d=rows)))  # gap_d - gap_c
-        wins = (lead > 0) | ((lead == 0) & (j < i))
-        worst = max(worst, float(np.where(wins, margin, -np.inf).max()))
-    return above(worst)
+        part = slice(k, k + ROWS)
+        i, j = c[part], d[part]
+        figure[part] = _margin(i, j, most[i, j], _rows(a, output, index, j, i), partial(a.backward.value, output), a)
+    hard = np.flatnonzero(figure >= limit)
+    few = hard.size <= MOST_TUNED and sum(x.m for x in a.layers if isinstance(x, Affine)) <= NEURONS
+    if iterations and hard.size and few and all(isinstance(x, Affine) for x in a.layers):
+        dual = a.multipliers()
+
+        def tuned(form: Form) -> F64:
+            return dual.value(a.backward, {output: form}, ITERATIONS * iterations)
+
+        for k in range(0, hard.size, TUNED):
+            part = hard[k : k + TUNED]
+            i, j = c[part], d[part]
+            figure[part] = _margin(i, j, figure[part], _rows(a, output, index, j, i), tuned, a)
+    return above(float(figure.max(initial=-np.inf)))
+
+
+def _margin(i: Index, j: Index, known: F64, rows: F64, bound: Callable[[Form], F64], a: Analysis) -> F64:
+    """Upper bounds of the float margins with which class i may lose to j; minus infinity where it cannot.
+
+    Where it does, ``q_j - q_i >= 0``, and any multiple of that may be added to ``f_i - f_j``.
+    """
+    a.pulse()
+    lead = bound(Form(g=rows))  # q_d - q_c
+    margin = np.minimum(known, bound(Form(h=-rows)))  # f_c - f_d
+    margin = np.minimum(margin, bound(Form(d=rows)))  # gap_d - gap_c
+    for share in SHARES:
+        margin = np.minimum(margin, bound(Form(h=-rows, g=share * rows)))
+    wins = ((lead > 0) | ((lead == 0) & (j < i))) & (margin >= 0)
+    return np.where(wins, margin, -np.inf)
 
 
 def figures(
-    prop: Property, a: Analysis, output: int, index: Index, gap: Interval
+    prop: Property, a: Analysis, output: int, index: Index, gap: Interval, iterations: int = 0
 ) -> tuple[tuple[Range, Range] | None, float | None]:
     """``values`` and ``figure`` of a bound (:class:`qebgate.evidence.Bound`); nothing where the gap says it all."""
     if prop.of_gap_alone:
         return None, None
     values = values_of(a, output, index, gap)
-    return values, top1(a, output, index, gap, values) if prop.kind == "same_top1" else None
+    if prop.kind != "same_top1":
+        return values, None
+    return values, top1(a, output, index, gap, values, prop.limit, iterations)
 
 
 def _rows(a: Analysis, output: int, index: Index, plus: Index, minus: Index | None) -> F64:
