@@ -72,9 +72,9 @@ class Budget:
     for each side of a compared output (0: none); ``cells`` of a bisection bounded by forms (0: the whole region only);
     ``split`` parts of a region of few free inputs, halved until each is bounded or executed (0: none);
     ``falsify`` executed inputs (changes of single inputs count by their share, and where an execution takes long there
-    are fewer); ``branch`` nodes of branch and bound (0: none); ``milp`` solver effort in seconds of its deterministic
-    clock (0: do not call it); ``seconds`` and ``memory`` guard one task (a task stopped by one is unknown, with that
-    reason).
+    are fewer); ``branch`` nodes of branch and bound (0: none); ``milp`` nodes of SCIP for each program of 100,000
+    coefficients (more of smaller ones), and HiGHS a multiple of its time (0: no solver is called); ``seconds`` and
+    ``memory`` guard one task (a task stopped by one is unknown, with that reason).
     """
 
     enumerate: int = 1 << 20
@@ -85,7 +85,7 @@ class Budget:
     split: int = 1024
     falsify: int = 1 << 16
     branch: int = 2048
-    milp: float = 20.0
+    milp: int = 256
     seconds: float = 120.0
     memory: int = 8 << 30
     seed: int = 0

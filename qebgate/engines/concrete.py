@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qebgate.domains.gap import Interval
-from qebgate.engines.dra.analysis import Settings
+from qebgate.engines.dra.analysis import Analysis, Settings
 from qebgate.engines.reference import enclosure
 from qebgate.errors import ModelError
 from qebgate.evidence import Progress, Witness, silent
@@ -99,6 +99,8 @@ class Session:
 
     progress: Progress = silent
     enclosures: dict[tuple[object, ...], Interval] = field(default_factory=dict)
+    last: tuple[Task, Analysis] | None = None
+    """The latest task whose bounds were propagated, by what is left of that; other engines go on from there."""
     _open: dict[tuple[str, Runtime, int], Replayer] = field(default_factory=dict)
     _content: dict[str, bytes] = field(default_factory=dict)
 
@@ -111,6 +113,10 @@ class Session:
         for r in self._open.values():
             r.close()
         self._open.clear()
+
+    def analysis_of(self, task: Task) -> Analysis | None:
+        """The sharpest analysis of this very task, of its program without the layers that hand inputs on."""
+        return self.last[1] if self.last is not None and self.last[0] is task else None
 
     def _get(self, graph: Graph, runtime: Runtime) -> Replayer:
         key = (graph.source.sha256, runtime, graph.outputs[0])

@@ -1,7 +1,8 @@
-"""Solve a model through OR-Tools MathOpt: HiGHS by default, SCIP on request.
+"""Solve a model through OR-Tools MathOpt, by HiGHS or by SCIP.
 
-The only module that imports OR-Tools, and only when a model is solved.  CP-SAT is not offered: on models
-with continuous variables it returned bounds below the truth.  HiGHS accepts no number of threads here.
+OR-Tools is imported only when a model is solved.  CP-SAT is not offered: on models with continuous variables it
+returned bounds below the truth.  HiGHS accepts no number of threads, nodes or cuts here, and SCIP aborts the whole
+process where its own limit of the dual bound is set: only what is listed in :class:`Limits` is used.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from qebgate.errors import InternalError, printable
 from qebgate.milp.model import MAX_RANGE, Model
 from qebgate.numerics.rounding import F64
 
@@ -34,6 +36,15 @@ class Ending(str, Enum):
     INFEASIBLE = "infeasible"
     OTHER = "other"
     """Unbounded, imprecise, an error, a status not known here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """``seconds`` guard the wall clock.  ``nodes`` of branch and bound are deterministic; only SCIP can count them."""
+
+    seconds: float
+    nodes: int | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,12 +76,15 @@ class Result:
     seconds: float
 
 
-def maximize(model: Model, *, seconds: float, solver: Solver = "highs", seed: int = 0) -> Result:
-    """Solve, for at most ``seconds``; never raises for what a solver does."""
+def maximize(model: Model, limits: Limits, *, solver: Solver = "highs", hint: F64 | None = None) -> Result:
+    """Solve, from ``hint`` where there is one (a value for every variable; it need not be feasible).
+
+    Raises InternalError where the solver itself fails; whatever it says about a program is a result.
+    """
     refusal = unfit(model)
     if refusal is not None:
         return Result(Ending.OTHER, None, None, None, refusal, 0.0)
-    return checked(model, run(model, seconds=seconds, solver=solver, seed=seed))
+    return checked(model, run(model, limits, solver=solver, hint=hint))
 
 
 def unfit(model: Model) -> str | None:
@@ -84,33 +98,51 @@ def unfit(model: Model) -> str | None:
 
 def checked(model: Model, raw: Raw) -> Result:
     """Believe an answer only where nothing about it is surprising."""
-
-    def refused(why: str) -> Result:
+    why = _about_solution(model, raw) or _about_bound(model, raw)
+    if why is not None:
         return Result(raw.ending, None, None, None, f"{why} ({raw.detail})" if raw.detail else why, raw.seconds)
+    if raw.dual > _highest(model):  # infinite, or SCIP's number for it
+        return Result(raw.ending, raw.primal, raw.x, None, "the solver stopped before it had a bound", raw.seconds)
+    return Result(raw.ending, raw.primal, raw.x, raw.dual, None, raw.seconds)
 
+
+def _about_solution(model: Model, raw: Raw) -> str | None:
+    """What is wrong with how a solver ended, and with its solution."""
     if raw.ending is Ending.INFEASIBLE:  # regions are not empty: every executed input is feasible
-        return refused("the solver calls the program infeasible")
+        return "the solver calls the program infeasible"
     if raw.ending is Ending.OTHER:
-        return refused("the solver failed")
-    x, primal = raw.x, raw.primal
-    if x is not None:
-        if x.shape != model.lo.shape or not np.isfinite(x).all():
-            return refused("the solver's solution is not a point of the program")
-        if model.violation(x) > 100 * TOLERANCE * (1.0 + model.activity):
-            return refused("the solver's solution violates the program")
-        own = float(model.objective @ x)
-        if primal is None or not abs(primal - own) <= TOLERANCE * (1.0 + abs(own)):
-            return refused("the solver's objective is not that of its solution")
-    if not math.isfinite(raw.dual):
-        ran_out = raw.ending is Ending.LIMIT and raw.dual == math.inf
-        if ran_out:
-            return Result(raw.ending, primal, x, None, "the solver ran out of time without a bound", raw.seconds)
-        return refused("the solver's bound is not finite")
-    if primal is not None and not primal <= raw.dual + TOLERANCE * (1.0 + abs(raw.dual)):
-        return refused("the solver's solution exceeds its bound")
-    if raw.ending is Ending.OPTIMAL and x is None:
-        return refused("the solver calls the program solved without a solution")
-    return Result(raw.ending, primal, x, raw.dual, None, raw.seconds)
+        return "the solver failed"
+    if raw.x is None:
+        return "the solver calls the program solved without a solution" if raw.ending is Ending.OPTIMAL else None
+    if raw.x.shape != model.lo.shape or not np.isfinite(raw.x).all():
+        return "the solver's solution is not a point of the program"
+    if model.violation(raw.x) > 100 * TOLERANCE * (1.0 + model.activity):
+        return "the solver's solution violates the program"
+    own = float(model.objective @ raw.x)
+    if raw.primal is None or not abs(raw.primal - own) <= TOLERANCE * (1.0 + abs(own)):
+        return "the solver's objective is not that of its solution"
+    return None
+
+
+def _highest(model: Model) -> float:
+    """What no objective exceeds: a bound above says nothing."""
+    highest = model.reach[1]
+    return highest + TOLERANCE * (1.0 + abs(highest))
+
+
+def _about_bound(model: Model, raw: Raw) -> str | None:
+    """What is wrong with a solver's bound; after a limit there may be none."""
+    lowest, highest = model.reach[0], _highest(model)
+    nothing_yet = raw.ending is Ending.LIMIT and raw.dual > highest
+    if not math.isfinite(raw.dual) and not nothing_yet:
+        return "the solver's bound is not finite"
+    if raw.dual > highest and not nothing_yet:
+        return "the solver's optimum is above everything that the variables allow"
+    if raw.dual < lowest - TOLERANCE * (1.0 + abs(lowest)):
+        return "the solver's bound is below everything that the variables allow"
+    if raw.primal is not None and not raw.primal <= raw.dual + TOLERANCE * (1.0 + abs(raw.dual)):
+        return "the solver's solution exceeds its bound"
+    return None
 
 
 def row_multipliers(
@@ -139,7 +171,7 @@ def row_multipliers(
         program.maximize_linear_objective(mathopt.LinearSum(v * c for v, c in terms))
         try:
             answer = mathopt.solve(program, mathopt.SolverType.HIGHS, params=params)
-        except Exception:  # noqa: BLE001  (whatever the solver's wrapper raises is a failed solve)
+        except Exception:  # noqa: BLE001  (nothing rests on these multipliers: without them there is no bound)
             yield None
             continue
         yield _multipliers(answer, model.row_lo.size)
@@ -154,8 +186,8 @@ def _multipliers(answer: Any, rows: int) -> F64 | None:
     return y if np.isfinite(y).all() else None
 
 
-def run(model: Model, *, seconds: float, solver: Solver, seed: int) -> Raw:
-    """Call the solver and translate its answer, unchecked."""
+def run(model: Model, limits: Limits, *, solver: Solver, hint: F64 | None) -> Raw:
+    """Call the solver and translate its answer, unchecked.  Raises InternalError for whatever the call raises."""
     # MathOpt 9.14 uses numpy.typing without importing it
     import numpy.typing  # noqa: F401, ICN001  # pyright: ignore[reportUnusedImport]
     from ortools.math_opt.python import mathopt
@@ -163,15 +195,27 @@ def run(model: Model, *, seconds: float, solver: Solver, seed: int) -> Raw:
     start = time.monotonic()
     program = _program(model)
     params = mathopt.SolveParameters(
-        time_limit=dt.timedelta(seconds=max(seconds, 0.01)), random_seed=seed, relative_gap_tolerance=1e-6
+        time_limit=dt.timedelta(seconds=max(limits.seconds, 0.01)),
+        random_seed=limits.seed,
+        relative_gap_tolerance=TOLERANCE,
+        node_limit=limits.nodes if solver == "gscip" else None,
+        # its heuristics take more time than its nodes, and the bound is what is wanted; HiGHS needs its own
+        heuristics=mathopt.Emphasis.OFF if solver == "gscip" else None,
     )
+    more = mathopt.ModelSolveParameters()
+    if hint is not None:
+        variables: list[Any] = list(program.variables())
+        more.solution_hints.append(mathopt.SolutionHint(dict(zip(variables, hint.tolist(), strict=True))))
     kind = {"highs": mathopt.SolverType.HIGHS, "gscip": mathopt.SolverType.GSCIP}[solver]
     try:
-        answer = mathopt.solve(program, kind, params=params)
-    except Exception as error:  # noqa: BLE001  (whatever the solver's wrapper raises is a failed solve)
-        return Raw(
-            Ending.OTHER, f"{type(error).__name__}: {error}"[:300], None, None, math.inf, time.monotonic() - start
-        )
+        answer = mathopt.solve(program, kind, params=params, model_params=more)
+    except Exception as error:  # whatever the solver's wrapper raises is a failed solve
+        raise InternalError(
+            "QEB916",
+            f"the solver {solver} failed on a program",
+            found=f"{type(error).__name__}: {printable(error)}",
+            fix="leave the engine out (`engines` of the check), and report the models",
+        ) from error
     return _translated(answer, model, time.monotonic() - start)
 
 

@@ -70,6 +70,13 @@ class Model:
             return 0.0
         return float((abs(self.matrix) @ np.maximum(np.abs(self.lo), np.abs(self.hi))).max())
 
+    @property
+    def reach(self) -> tuple[float, float]:
+        """Smallest and largest objective over the variables' bounds alone."""
+        c = self.objective
+        low, high = np.minimum(c * self.lo, c * self.hi), np.maximum(c * self.lo, c * self.hi)
+        return float(low.sum()), float(high.sum())
+
     def relaxed(self) -> Model:
         """The same model without integrality."""
         return replace(self, integer=np.zeros_like(self.integer))

@@ -22,7 +22,7 @@ from qebgate.verdict import judge
 
 NAMES = ("dense_8_8", "conv_stride", "softmax", "residual")
 KINDS: tuple[Kind, ...] = ("max_rel", "same_top1", "max_l2")
-BUDGET = Budget(enumerate=1 << 12, slopes=8, cells=64, split=16, falsify=1 << 9, branch=8, milp=0.0)
+BUDGET = Budget(enumerate=1 << 12, slopes=8, cells=64, split=16, falsify=1 << 9, branch=8, milp=0)
 RADIUS = 0.06
 
 

@@ -91,7 +91,7 @@ def test_solved_multipliers_reach_the_optimum() -> None:
         for entry in range(a.states[output].size):
             for sign in (1.0, -1.0):
                 objective, unit = program.objective(output, entry, sign)
-                best = mathopt.maximize(program.scaled.model.aiming(objective), seconds=60)
+                best = mathopt.maximize(program.scaled.model.aiming(objective), mathopt.Limits(60))
                 y = solved(program, objective)
                 if best.dual is None or y is None:
                     continue

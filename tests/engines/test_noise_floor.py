@@ -116,7 +116,7 @@ def test_where_rounding_alone_is_too_much_the_answer_comes_at_once(tmp_path: Pat
     task = noisy_task(tmp_path, runtime, 4)
     floor, hopeless = steer(task)
     assert hopeless and floor.worst > floor.span > 0
-    budget = Budget(falsify=64, enumerate=64, milp=0.0)
+    budget = Budget(falsify=64, enumerate=64, milp=0)
     found = portfolio.run(replace(task, prop=Property("max_abs", 23.0)), budget)
     verdict = judge(Property("max_abs", 23.0), "proof", found)
     assert (verdict.verdict, verdict.reason, verdict.proven) == ("unknown", "effort", None)

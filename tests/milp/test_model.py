@@ -147,6 +147,6 @@ def test_multipliers_of_stated_rows() -> None:
     rest = cost - rows.T @ real
     lo, hi = b.bounds()
     dual = float(real @ limits + np.maximum(rest * lo, rest * hi).sum())
-    best = mathopt.maximize(s.model.aiming(cost * s.scale), seconds=10)
+    best = mathopt.maximize(s.model.aiming(cost * s.scale), mathopt.Limits(10))
     assert best.dual is not None
     assert dual == pytest.approx(best.dual + float(cost @ s.centre), rel=1e-3)

@@ -40,5 +40,6 @@ class Dra:
         if budget.lp and task.prop.of_box(gap.lo, gap.hi) > task.prop.limit:
             left = budget.seconds - (time.monotonic() - start)
             gap = lp.improved(a.sharpest or a, (p.output, index), gap, wanted, budget.lp, left)
+        session.last = task, a.sharpest or a
         values, figure = figures(task.prop, a.sharpest or a, p.output, index, gap, budget.slopes)
         return [Bound(gap.lo, gap.hi, "certified", self.name, time.monotonic() - start, values, figure)]
