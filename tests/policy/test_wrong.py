@@ -152,7 +152,7 @@ COMMANDS: list[tuple[list[str], str, str, int]] = [
     (["--format", "json="], "QEB220", "empty path", 2),
     (["--format", "json", "--format", "html"], "QEB220", "=PATH", 2),
     (["--jobs", "0"], "", "--jobs", 2),
-    (["--effort", "deep"], "", "No such option", 2),
+    (["--depth", "9"], "", "No such option", 2),
     (["--chek", "abs"], "", "--check", 2),
 ]
 

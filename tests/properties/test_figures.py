@@ -59,7 +59,7 @@ def at_least(figure: float, kind: str, truth: tuple[Fraction, bool]) -> bool:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_bounds_are_never_below_the_truth(kind: str, data: st.DataObject) -> None:
     """Of a box of gaps, with and without the outputs' ranges, and of a batch with an error of the float side."""
@@ -80,7 +80,7 @@ def test_bounds_are_never_below_the_truth(kind: str, data: st.DataObject) -> Non
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_witnesses_are_never_above_the_truth(kind: str, data: st.DataObject) -> None:
     """Also where the float side is known up to an interval: of every float output in it."""

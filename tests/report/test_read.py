@@ -70,7 +70,7 @@ def test_what_was_written_is_what_is_read(written: str, tmp_path: Path) -> None:
             assert t.witnessed is None or t.proven is None or t.witnessed <= t.proven
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_change_is_read_or_refused(written: str, tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
     """One value replaced by another one, anywhere: never a crash."""
