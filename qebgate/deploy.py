@@ -164,8 +164,7 @@ def _checks_of(name: str, found: _Result, policy: PolicyFile, sha: str, today: d
 
 def _float_of(name: str, found: _Result, policy: PolicyFile, facts: list[str]) -> list[str]:
     """The float reference, where it is here to be compared."""
-    reference = policy.policy.models[name].float_
-    path = policy.resolve(reference if isinstance(reference, str) else reference.file)
+    path = policy.resolve(policy.policy.models[name].float_file)
     shas = {c.model.float_sha256 for c in found.checks if c.model.name == name}
     if not path.is_file():
         facts.append("the float reference is not here and was not compared")

@@ -23,7 +23,8 @@ Formats = Annotated[
     typer.Option(
         "--format",
         metavar="F[=PATH]",
-        help="rich (default), json, markdown, github, sarif, junit, html or intoto; to a file with =PATH. Repeatable.",
+        help="rich (default), json, markdown, github, sarif, junit, html, intoto, codequality; to a file with =PATH. "
+        "Repeatable.",
     ),
 ]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="Processes to use.")]
@@ -73,13 +74,17 @@ def check(
         Path | None, typer.Option("--evidence", metavar="DIR", help="Write evidence for `recheck` here.")
     ] = None,
     no_cache: NoCache = False,
+    effort: Annotated[
+        Literal["quick", "standard", "deep"] | None, typer.Option("--effort", help="Instead of the policy's.")
+    ] = None,
 ) -> int:
     """Run the gate: every check of a policy."""
     from qebgate.cli import commands
 
     args = commands.CheckArgs(
-        policy, checks or [], sets or [], root, formats or [], jobs, exit_zero, output, evidence, cache=not no_cache
-    )
+        policy, checks or [], sets or [], root, formats or [], jobs, exit_zero, output, evidence, cache=not no_cache,
+        effort=effort,
+    )  # fmt: skip
     return commands.plan(args) if plan else commands.check(args)
 
 

@@ -16,10 +16,10 @@ from rich.console import Console
 
 from qebgate.errors import PRECEDENCE, ExitCode, PolicyError, printable
 from qebgate.policy import PolicyFile, find_policy, load_policy, parse_policy
-from qebgate.policy.load import did_you_mean
+from qebgate.policy.load import Effort, did_you_mean
 from qebgate.result import Report
 
-FORMATS = ("rich", "json", "markdown", "github", "sarif", "junit", "html", "intoto")
+FORMATS = ("rich", "json", "markdown", "github", "sarif", "junit", "html", "intoto", "codequality")
 EXPLAIN_FORMATS = ("rich", "json")
 EXPLAINING = 20.0
 """Seconds for taking apart the worst bound of one check for the HTML report."""
@@ -39,6 +39,7 @@ class CheckArgs:
     output: Path
     evidence: Path | None = None
     cache: bool = False
+    effort: Effort | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +249,7 @@ def load(args: CheckArgs) -> PolicyFile:
         raise PolicyError("QEB223", "--root is not a folder", where=f"--root {printable(args.root)}")
     if args.policy is None and path.is_relative_to(Path.cwd()):
         path = path.relative_to(Path.cwd())
-    return load_policy(path, root=args.root, sets=args.sets)
+    return load_policy(path, root=args.root, sets=args.sets, effort=args.effort)
 
 
 def _annotating(args: CheckArgs, formats: Sequence[Format]) -> PolicyFile:
@@ -273,6 +274,8 @@ def repeating(args: CheckArgs) -> tuple[str, ...]:
         words += ["--set", s]
     if args.root is not None:
         words += ["--root", str(args.root)]
+    if args.effort is not None:
+        words += ["--effort", args.effort]
     return tuple(words)
 
 
@@ -357,6 +360,7 @@ def _write(report: Report, f: Format, source: PolicyFile) -> None:
 
 def rendered(report: Report, name: str, source: PolicyFile) -> str:
     """A report as text in one of the formats for programs and pages."""
+    from qebgate.report.codequality import render_codequality
     from qebgate.report.github import render_github
     from qebgate.report.html import render_html
     from qebgate.report.intoto import render_intoto
@@ -376,6 +380,7 @@ def rendered(report: Report, name: str, source: PolicyFile) -> str:
         "sarif": render_sarif,
         "junit": render_junit,
         "intoto": render_intoto,
+        "codequality": render_codequality,
     }
     return renderers[name](report)
 

@@ -7,9 +7,9 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from pydantic import ValidationError
 
@@ -20,6 +20,7 @@ from qebgate.policy.later import later_features
 from qebgate.policy.model import Policy
 
 FILE_NAME = "qebgate.yaml"
+Effort = Literal["quick", "standard", "deep"]
 SETTABLE = ("float", "quantized", "runtime", "float_semantics", "input_quantization")
 
 
@@ -62,16 +63,23 @@ def find_policy(start: Path) -> Path:
     )
 
 
-def load_policy(path: Path, *, root: Path | None = None, sets: Sequence[str] = ()) -> PolicyFile:
+def load_policy(
+    path: Path, *, root: Path | None = None, sets: Sequence[str] = (), effort: Effort | None = None
+) -> PolicyFile:
     """Read and validate a policy file.
 
     ``root`` replaces the file's own folder as what paths are relative to; ``sets`` are overrides
-    ``models.NAME.KEY=VALUE``, whose paths are relative to the working directory.  Raises one
-    PolicyError for all that is wrong.
+    ``models.NAME.KEY=VALUE``, whose paths are relative to the working directory; ``effort`` replaces that of every
+    check.  Raises one PolicyError for all that is wrong.
     """
     data = _read(path)
     doc = read_document(data, printable(path))
-    return _finish(doc, path, root if root is not None else path.parent, _identity(data, sets), sets)
+    changes = [*sets] if effort is None else [*sets, f"effort={effort}"]
+    made = _finish(doc, path, root if root is not None else path.parent, _identity(data, changes), sets)
+    if effort is None:
+        return made
+    checks = [c.model_copy(update={"effort": effort}) for c in made.policy.checks]
+    return replace(made, policy=made.policy.model_copy(update={"checks": checks}))
 
 
 def parse_policy(data: dict[str, Any], name: str, root: Path) -> PolicyFile:
