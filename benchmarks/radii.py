@@ -193,8 +193,8 @@ def measure(name: str, source: Source, seconds: float, largest: int = LARGEST, s
 
 
 ABOUT = """\
-Measured with `QEBGATE_DATA=... python -m benchmarks.radii --write docs/benchmarks.md` ({seconds:.0f} s on shared cores).
-Balls around the first row of each pair, all inputs free by a whole number of codes, on the grid, at the logits,
+Measured with `QEBGATE_DATA=... python -m benchmarks.radii --write docs/benchmarks.md` ({seconds:.0f} s on shared
+cores). Balls around the first row of each pair, all inputs free by a whole number of codes, on the grid, at the logits,
 litert-xnnpack, any float32 evaluation, `require: proof`, {each:.0f} s a question. Limits: 1.5 times the gap that a
 search finds at radius 2, and a tenth of the span of the float logits on the stored rows. *DRA alone* and *whole chain*:
 the largest radius (codes, up to {largest}) that passes; *fails from*: the smallest that a replayed input refutes.
