@@ -145,7 +145,7 @@ def _per_layer(
             for m, i in zip(layer.lines(points, layer.transform(points)).maps, layer.inputs, strict=True):
                 add(i, m.back(g))
         else:
-            (source,) = layer.inputs
+            source = layer.inputs[0]
             add(source, g * _slope(layer, at.values[source]))
     return shares
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 import scipy.sparse as sp
 
@@ -51,7 +49,7 @@ def _layer(step: Step, ctx: Context, average: Sparse, activation: tuple[Activati
 
 
 class AveragePool2DLowering:
-    op: ClassVar[str] = "AVERAGE_POOL_2D"
+    op: str = "AVERAGE_POOL_2D"
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
         fn, qn = step.float_node, step.quantized_node
@@ -67,7 +65,7 @@ class AveragePool2DLowering:
 
 
 class MeanLowering:
-    op: ClassVar[str] = "MEAN"
+    op: str = "MEAN"
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
         average = _average(reduced(step, ctx), ctx.pair.tensors(step.inputs[0])[1].size)

@@ -77,8 +77,7 @@ class Context:
 class Lowering(Protocol):
     """Turns one aligned step into canonical layers; the last one defines ``step.output``."""
 
-    @property
-    def op(self) -> str: ...
+    op: str
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]: ...
 

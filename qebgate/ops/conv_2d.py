@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from qebgate.domains.layers import Layer
@@ -16,7 +14,7 @@ from qebgate.semantics.conv_2d import Conv2D, Conv2DAttrs
 
 
 class Conv2DLowering:
-    op: ClassVar[str] = "CONV_2D"
+    op: str = "CONV_2D"
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
         fn, qn = step.float_node, step.quantized_node

@@ -373,7 +373,7 @@ def _range(levels: I64, lo: I64, hi: I64, level: I64, reduce: np.ufunc) -> I64:
 
 
 def curve_bounds(step: Step, ctx: Context) -> Callable[[Gap], tuple[Interval, Interval, Interval]] | None:
-    """Bounds of h, hq and their gap from those of the input, in real arithmetic; None where the operator is no curve."""
+    """Bounds of h, hq and their gap from those of the input, in real arithmetic; None for other operators."""
     fn, qn = step.float_node, step.quantized_node
     assert fn is not None and qn is not None
     if not isinstance(SEMANTICS[qn.op], Table | Function | Prelu):

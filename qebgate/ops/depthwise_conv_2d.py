@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from qebgate.domains.layers import Layer
@@ -16,7 +14,7 @@ from qebgate.semantics.depthwise_conv_2d import DepthwiseConv2D, DepthwiseConv2D
 
 
 class DepthwiseConv2DLowering:
-    op: ClassVar[str] = "DEPTHWISE_CONV_2D"
+    op: str = "DEPTHWISE_CONV_2D"
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
         fn, qn = step.float_node, step.quantized_node

@@ -64,10 +64,10 @@ class SelectLowering:
         sides = (fn, ctx.pair.float, fy.shape), (qn, ctx.pair.quantized, qy.shape)
         f, q = (_behind(node, graph, shape) * sign for node, graph, shape in sides)
         ctx.same(step, len(f), len(q), "constant operands")
-        constant = (np.concatenate([np.zeros(2 * n - len(v)), v]) for v in (f, q))
+        bf, bq = (np.concatenate([np.zeros(2 * n - len(v)), v]) for v in (f, q))
         inner = ctx.fresh()
         index = np.stack([np.arange(n), np.arange(n) + n], axis=1)
-        layer = _gathered(step, ctx, tuple(maps), *constant, inner, sign)
+        layer = _gathered(step, ctx, tuple(maps), bf, bq, inner, sign)
         if sign < 0:
             return [layer, *_pooled(step, ctx, index, inner)]
         return [layer, MaxPool(label(step), (inner,), step.output, index, layer.grid)]

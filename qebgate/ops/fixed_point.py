@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import ClassVar
 
 import numpy as np
 
@@ -24,7 +23,7 @@ class FixedPointInputLowering:
     Nothing is rounded or clamped here, on either side, so this layer has no grid.
     """
 
-    op: ClassVar[str] = "FIXED_POINT_INPUT"
+    op: str = "FIXED_POINT_INPUT"
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
         fn, qn = step.float_node, step.quantized_node
@@ -52,7 +51,7 @@ def _inexact(scale: Fraction) -> Noise | None:
 class FixedPointDenseLowering:
     """Weights of the quantized side are ``integer * 2**-F``, exact in float64."""
 
-    op: ClassVar[str] = "FIXED_POINT_DENSE"
+    op: str = "FIXED_POINT_DENSE"
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
         fn, qn = step.float_node, step.quantized_node

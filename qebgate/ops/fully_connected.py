@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from qebgate.domains.layers import Layer
 from qebgate.domains.linear_map import Dense
 from qebgate.ir.pair import Step
@@ -13,7 +11,7 @@ from qebgate.semantics.fully_connected import FullyConnectedAttrs
 
 
 class FullyConnectedLowering:
-    op: ClassVar[str] = "FULLY_CONNECTED"
+    op: str = "FULLY_CONNECTED"
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
         fn, qn = step.float_node, step.quantized_node

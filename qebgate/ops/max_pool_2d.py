@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from qebgate.domains.layers import Affine, Layer, MaxPool
@@ -17,7 +15,7 @@ from qebgate.semantics.pool_2d import Pool2DAttrs
 
 
 class MaxPool2DLowering:
-    op: ClassVar[str] = "MAX_POOL_2D"
+    op: str = "MAX_POOL_2D"
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
         fn, qn = step.float_node, step.quantized_node

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from qebgate.semantics.pad import Pad
 
 
 class ReshapeLowering:
-    op: ClassVar[str] = "RESHAPE"
+    op: str = "RESHAPE"
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
         one = Scale(1.0, ctx.pair.tensors(step.output)[1].size)
@@ -26,7 +25,7 @@ class ReshapeLowering:
 class PadLowering:
     """PAD fills with real zeros on both sides (the zero point on the quantized one)."""
 
-    op: ClassVar[str] = "PAD"
+    op: str = "PAD"
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
         fn, qn = step.float_node, step.quantized_node
@@ -45,7 +44,7 @@ class QuantizeLowering:
     Between equal scales (uint8 to int8) nothing is rounded.
     """
 
-    op: ClassVar[str] = "QUANTIZE"
+    op: str = "QUANTIZE"
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
         qn = step.quantized_node
@@ -61,7 +60,7 @@ class QuantizeLowering:
 
 
 class DequantizeLowering:
-    op: ClassVar[str] = "DEQUANTIZE"
+    op: str = "DEQUANTIZE"
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
         qn = step.quantized_node
@@ -74,7 +73,7 @@ class DequantizeLowering:
 class ReluLowering:
     """A ReLU that is not fused, on one side or on both."""
 
-    op: ClassVar[str] = "RELU"
+    op: str = "RELU"
     activation = Activation.RELU
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
@@ -97,5 +96,5 @@ class ReluLowering:
 
 
 class Relu6Lowering(ReluLowering):
-    op: ClassVar[str] = "RELU6"
+    op: str = "RELU6"
     activation = Activation.RELU6

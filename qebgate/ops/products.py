@@ -7,9 +7,9 @@ all that x, x' and y, y' can be, it is ``cy dx + cx dy`` and a rest of second or
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qebgate.domains.gap import I64, Gap, Interval, tighten
 from qebgate.domains.layers import Affine, Band, CodeBox, Layer, Opaque
@@ -26,7 +26,7 @@ from qebgate.semantics.mul import Mul
 
 
 class MulLowering:
-    op: ClassVar[str] = "MUL"
+    op: str = "MUL"
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
         fn, qn = step.float_node, step.quantized_node
@@ -84,7 +84,9 @@ def _by_constant(step: Step, ctx: Context, fn: Node, qn: Node, index: I64) -> Af
     )
 
 
-def _by_sign(kernel: Callable[[Sequence[I64]], I64], rising: np.ndarray) -> Callable[[Sequence[CodeBox]], CodeBox]:
+def _by_sign(
+    kernel: Callable[[Sequence[I64]], I64], rising: NDArray[np.bool_]
+) -> Callable[[Sequence[CodeBox]], CodeBox]:
     """The kernel falls where its constant is negative."""
 
     def run(codes: Sequence[CodeBox]) -> CodeBox:

@@ -33,23 +33,23 @@ from qebgate.runtimes.profiles import Runtime
 from qebgate.semantics.emulation import check_runtime
 from qebgate.semantics.moves import MOVES
 
-_ALL: tuple[type[Lowering], ...] = (
-    AddLowering,
-    AveragePool2DLowering,
-    Conv2DLowering,
-    DepthwiseConv2DLowering,
-    DequantizeLowering,
-    FullyConnectedLowering,
-    MaxPool2DLowering,
-    MeanLowering,
-    MulLowering,
-    PadLowering,
-    QuantizeLowering,
-    Relu6Lowering,
-    ReluLowering,
-    ReshapeLowering,
-    SoftmaxLowering,
-    SubLowering,
+_ALL: tuple[Lowering, ...] = (
+    AddLowering(),
+    AveragePool2DLowering(),
+    Conv2DLowering(),
+    DepthwiseConv2DLowering(),
+    DequantizeLowering(),
+    FullyConnectedLowering(),
+    MaxPool2DLowering(),
+    MeanLowering(),
+    MulLowering(),
+    PadLowering(),
+    QuantizeLowering(),
+    Relu6Lowering(),
+    ReluLowering(),
+    ReshapeLowering(),
+    SoftmaxLowering(),
+    SubLowering(),
 )
 
 _CURVES = ("ABS", "ELU", "GELU", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC", "PRELU", "TANH")
@@ -62,7 +62,7 @@ _FAMILIES: tuple[Lowering, ...] = (
 )
 """One class for several operators."""
 
-LOWERINGS = MappingProxyType({**{cls.op: cls() for cls in _ALL}, **{x.op: x for x in _FAMILIES}})
+LOWERINGS = MappingProxyType({x.op: x for x in (*_ALL, *_FAMILIES)})
 """Operator of .tflite files -> how it is bounded."""
 
 ALL_LOWERINGS = MappingProxyType(

@@ -7,7 +7,6 @@ A softmax depends on differences of logits only: with the gaps known up to
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
 
 import numpy as np
 
@@ -23,7 +22,7 @@ from qebgate.semantics.softmax import SoftmaxAttrs
 
 
 class SoftmaxLowering:
-    op: ClassVar[str] = "SOFTMAX"
+    op: str = "SOFTMAX"
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
         fn, qn = step.float_node, step.quantized_node

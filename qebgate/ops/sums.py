@@ -18,7 +18,7 @@ from qebgate.semantics.binary import BinaryAttrs
 
 
 class AddLowering:
-    op: ClassVar[str] = "ADD"
+    op: str = "ADD"
     signs: ClassVar[tuple[float, float]] = (1.0, 1.0)
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
@@ -71,7 +71,7 @@ class AddLowering:
 
 
 class SubLowering(AddLowering):
-    op: ClassVar[str] = "SUB"
+    op: str = "SUB"
     signs: ClassVar[tuple[float, float]] = (1.0, -1.0)
 
 
