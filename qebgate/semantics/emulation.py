@@ -13,6 +13,7 @@ from qebgate.ir.graph import Graph, Node
 from qebgate.ir.tensor import DType
 from qebgate.runtimes.profiles import DEPLOYED, MICRO, Runtime
 from qebgate.semantics.base import Activation, Rounding
+from qebgate.semantics.moves import MOVES
 from qebgate.semantics.registry import SEMANTICS
 
 EMULATED = frozenset(
@@ -31,9 +32,10 @@ EMULATED = frozenset(
         "RELU6",
         "RESHAPE",
         "SOFTMAX",
+        *(cls.name for cls in MOVES),
     }
 )
-"""Operators whose TFLM kernels are emulated, on int8."""
+"""Operators whose TFLM kernels are emulated, on int8; those that only move codes have nothing to round."""
 
 _LITERT = ", ".join(r.value for r in DEPLOYED)
 

@@ -12,9 +12,12 @@ from qebgate.ir.tensor import Array, DType
 from qebgate.runtimes.profiles import Runtime
 from qebgate.semantics.emulation import check_runtime
 from qebgate.semantics.hybrid import run_hybrid
+from qebgate.semantics.moves import MOVES
 from qebgate.semantics.registry import ALL_SEMANTICS
 
-ONE_ROUNDING = frozenset({"ADD", "MAX_POOL_2D", "MUL", "PAD", "RELU", "RELU6", "RESHAPE", "SUB"})
+ONE_ROUNDING = frozenset(
+    {"ADD", "MAX_POOL_2D", "MUL", "PAD", "RELU", "RELU6", "RESHAPE", "SUB", *(cls.name for cls in MOVES)}
+)
 """Operators whose float32 result is the same in every runtime."""
 _CHUNK_ELEMENTS = 1 << 20
 """Elements of the largest tensor that are computed at once, so that intermediate results stay in the caches."""

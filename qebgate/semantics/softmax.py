@@ -14,11 +14,12 @@ import numpy as np
 
 from qebgate.errors import UnsupportedError
 from qebgate.ir.graph import Graph, Node
-from qebgate.ir.tensor import Array, Tensor
+from qebgate.ir.tensor import Array, DType, Tensor
 from qebgate.numerics.fixed_point import I64, Multiplier, divide_by_pot, high_mul
 from qebgate.numerics.gemmlowp import exp_on_negative, reciprocal
 from qebgate.numerics.libm import expf
 from qebgate.runtimes.profiles import MICRO, Runtime
+from qebgate.semantics import softmax_int16
 from qebgate.semantics.accumulate import multiply_quantized
 from qebgate.semantics.base import Options, Rounding, Semantics, require
 from qebgate.semantics.elementwise import check_codes
@@ -45,6 +46,9 @@ class Softmax(Semantics):
         return SoftmaxAttrs(beta)
 
     def check(self, node: Node, graph: Graph) -> None:
+        if graph.tensors[node.inputs[0]].dtype is DType.INT16:
+            _check_wide(node, graph)
+            return
         x, y = check_codes(node, graph)
         require(len(x.shape) >= 1 and x.shape[-1] >= 1, "SOFTMAX needs an axis", node, graph, x.shape)
         if y.dtype.is_code:
@@ -73,6 +77,8 @@ class Softmax(Semantics):
         codes, attrs, x = inputs[0], node.attrs, graph.tensors[node.inputs[0]]
         assert codes is not None
         assert isinstance(attrs, SoftmaxAttrs)
+        if x.dtype is DType.INT16:
+            return softmax_int16.run(codes, x, attrs.beta)
         if runtime is Runtime.REFERENCE or runtime in MICRO:
             _refuse_aborting(node, graph, x, runtime)
             return _reference(codes, x, attrs.beta, runtime)
@@ -87,10 +93,25 @@ class Softmax(Semantics):
         """
         x = graph.tensors[node.inputs[0]]
         n = x.shape[-1]
+        if x.dtype is DType.INT16:
+            return Rounding.symmetric(softmax_int16.deviation(n))
         if runtime is Runtime.REFERENCE or runtime in MICRO:
             _refuse_aborting(node, graph, x, runtime)
             return Rounding.symmetric(0.5 + 2.0**-8 + n * 2.0**-12)
         return Rounding.symmetric(0.5 + 2.0**-8 + n * 2.0**-15)
+
+
+def _check_wide(node: Node, graph: Graph) -> None:
+    """The preconditions on int16."""
+    x, y, attrs = graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]], node.attrs
+    assert isinstance(attrs, SoftmaxAttrs)
+    same = not x.is_const and y.dtype is DType.INT16 and x.shape == y.shape and len(x.shape) >= 1
+    require(same, "an int16 SOFTMAX of another output", node, graph, f"{x.shape}, {y.shape} {y.dtype.value}")
+    require(x.q.z == 0 == y.q.z, "int16 activations with a zero point", node, graph, (x.q.z, y.q.z))
+    require(y.q.s == 2.0**-15, "an int16 SOFTMAX must have output scale 1/32768", node, graph, y.q.s)
+    n, sharp = int(x.shape[-1:][0]), attrs.beta * x.q.s
+    require(n <= softmax_int16.MOST, f"an int16 SOFTMAX over more than {softmax_int16.MOST} values", node, graph, n)
+    require(2.0**-30 <= sharp <= 1.0, "beta times the scale is out of the kernels' range", node, graph, sharp)
 
 
 def _refuse_aborting(node: Node, graph: Graph, x: Tensor, runtime: Runtime) -> None:

@@ -121,6 +121,30 @@ def test_additions() -> None:
             assert (np.abs(theirs - real.clip(lo, hi)) <= envelope.above).all()
 
 
+def test_softmax() -> None:
+    rng, worst = np.random.default_rng(9), 0.0
+    for k in range(24):
+        b, n = Builder(), int(rng.integers(1, 30))
+        scale = np.float32(10.0 ** rng.uniform(-5, -2))
+        x, y = b.tensor((1, n), "int16", scale=scale), b.tensor((1, n), "int16", scale=2.0**-15)
+        b.op("SOFTMAX", [x], [y], version=2, beta=1.0)
+        data = (rng.integers(-32768, 32768, (150, 1, n)) // int(rng.integers(1, 200))).astype(np.int16)
+        data[0], data[1] = 0, np.where(np.arange(n) == k % n, 32767, -32768)
+        model = b.build([x], [y])
+        graph = load(model)
+        real = np.exp((data - data.max(axis=-1, keepdims=True).astype(np.float64)) * float(scale))
+        real /= real.sum(axis=-1, keepdims=True)
+        bound = float(SEMANTICS["SOFTMAX"].rounding(graph.nodes[0], graph, Runtime.BUILTIN).above[0])
+        for runtime in DEPLOYED:
+            theirs, delegated = interpret(model, data, runtime)
+            assert not delegated
+            np.testing.assert_array_equal(run_int(graph, data, runtime)[y], theirs)
+            off = np.abs(theirs - real * 2.0**15).max()
+            assert off <= bound
+            worst = max(worst, float(off))
+    assert 0.5 < worst < 100.0  # what lies below exp(-10) counts as that
+
+
 def test_conversions_and_pools() -> None:
     rng = np.random.default_rng(6)
     for op in ("QUANTIZE", "DEQUANTIZE", "AVERAGE_POOL_2D", "MAX_POOL_2D", "RESHAPE"):
@@ -147,7 +171,9 @@ def test_conversions_and_pools() -> None:
             np.testing.assert_array_equal(run_int(graph, data, runtime)[graph.outputs[0]], theirs)
 
 
-@pytest.mark.parametrize("name", ["dense.int16x8_float32", "dense.int16x8_int16", "branches.int16x8_int16"])
+@pytest.mark.parametrize(
+    "name", ["dense.int16x8_float32", "dense.int16x8_int16", "branches.int16x8_int16", "conv.int16x8_int16"]
+)
 def test_converted_models(name: str) -> None:
     path, rng = MODELS / f"{name}.tflite", np.random.default_rng(7)
     graph = read_tflite(path)
@@ -161,7 +187,7 @@ def test_converted_models(name: str) -> None:
         np.testing.assert_array_equal(run_int(graph, x, runtime)[graph.outputs[0]], theirs)
 
 
-@pytest.mark.parametrize("name", ["dense", "branches"])
+@pytest.mark.parametrize("name", ["dense", "branches", "conv"])
 @pytest.mark.parametrize("radius", [0, 4, 3000])
 def test_bounds(name: str, radius: int) -> None:
     pair = align(read_tflite(MODELS / f"{name}.float.tflite"), read_tflite(MODELS / f"{name}.int16x8_int16.tflite"))
