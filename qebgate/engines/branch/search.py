@@ -24,8 +24,8 @@ class Steps:
         return self.first * (self.last / self.first) ** (k / max(1, self.count - 1))
 
 
-ROOT_STEPS = Steps(400, 0.1, 3e-4)
-NODE_STEPS = Steps(40, 0.06, 3e-3)
+ROOT_STEPS = Steps(400, 0.4, 1e-3)
+NODE_STEPS = Steps(40, 0.15, 4e-3)
 BETA_1, BETA_2 = 0.8, 0.95
 AVERAGED = 1 / 3
 """Share of the iterations before points are averaged."""
@@ -115,10 +115,9 @@ def minimise(
 
 
 def _sizes(m: F32) -> F32:
-    """Sizes [2, B, m] of steps in ``lam + mu`` and in ``(mu - lam) / 2``.
+    """Sizes [1, B, 1] of steps in ``lam + mu`` and in ``(mu - lam) / 2``: a layer's mean multiplier.
 
-    ``lam z + mu q = (lam + mu) z + mu (q - z)``: the two networks nearly agree, so that the sum, which multiplies all
-    of z, is small and needs finer steps than the difference.
+    One number for all neurons and both: steps in the sum, which is small as the two networks nearly agree, have to be
+    as large as those in the difference, and neurons that have no multiplier yet must be able to get one.
     """
-    size = np.abs(np.stack([m[0] + m[1], m[1]]))
-    return size + np.float32(0.1) * size.max(axis=2, keepdims=True, initial=0.0)
+    return np.abs(m).mean(axis=2, keepdims=True).max(axis=0, keepdims=True)
