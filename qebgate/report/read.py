@@ -15,7 +15,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from qebgate.adapters.files import read_file
 from qebgate.errors import DataError, ModelError, PolicyError, QebgateError, printable
 from qebgate.numerics.rounding import F64
 from qebgate.report.json import SCHEMA_VERSION
@@ -40,7 +39,12 @@ MAX_BYTES = 1 << 30
 def read_result(path: Path) -> Report:
     """The report that a result file (``--format json``) holds; DataError for a file that is none."""
     where = printable(path)
-    data = read_file(path, MAX_BYTES, DataError)
+    try:
+        if not path.is_file() or path.stat().st_size > MAX_BYTES:
+            raise DataError("QEB494", "no result file", where, "a folder, nothing, or too large", "check the path")
+        data = path.read_bytes()
+    except OSError as e:
+        raise DataError("QEB494", "a result file cannot be read", where, e.strerror, "check the path") from None
     try:
         return from_json(json.loads(data, parse_constant=_refuse))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError) as e:
