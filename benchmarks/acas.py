@@ -1,12 +1,15 @@
 """ACAS Xu networks of the QEBVerif paper: what is decided without executing everything, beside the whole truth.
 
-    OPENBLAS_NUM_THREADS=1 python -m benchmarks.acas [--boxes 5 2] [--leaf 4096] [--write docs/benchmarks.md]
+    OPENBLAS_NUM_THREADS=1 python -m benchmarks.acas [--boxes 5 2] [--leaf 4096] [--certify] [--write PAGE]
 
 Boxes of 0.01 and 0.025 around the fixpoints, networks 1_1, 1_5, 2_6 and 5_5 in fixed point of 6 to
 10 bits, output 0, the float network in real arithmetic.  Every box is executed completely by *enumerate*: that is the
 truth, and no other engine is told.  Then the engines falsify, dra, split and branch answer seven questions about it:
 0.9 and 1.1 times the true largest gap, and the paper's limits .05, .1, .2, .3 and .4.  ``--boxes``: fixpoints for each
 radius.  ``--leaf``: parts of a box with at most so many points may be executed (*split*).
+
+With ``--certify``: what checking the trees of *split* costs, instead.  A pass is proved once more without keeping
+anything (*proving*), with what a certificate needs, and that is checked as *recheck* does.
 
 Reads QEBGATE_DATA.  Exits 1 if a verdict contradicts the truth.
 """
@@ -27,10 +30,14 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.qebverif import FIXPOINTS, RANGE, pair_of, task_of
 from benchmarks.tables import write_part
+from qebgate.certificates import split_parts
+from qebgate.certify.check import Question, bounds, hull
 from qebgate.engines import bisection, portfolio
 from qebgate.engines.concrete import Session
 from qebgate.engines.enumerate import Enumerate
+from qebgate.engines.guard import Guard
 from qebgate.engines.split import tree
+from qebgate.engines.split.engine import tree_of
 from qebgate.evidence import Bound
 from qebgate.ir.pair import Pair
 from qebgate.properties import Property
@@ -104,6 +111,52 @@ def ask(task: Task, session: Session, tally: Tally, budget: Budget) -> None:
         tally.engines[by or "?"] += 1
 
 
+def certify(task: Task, budget: Budget, most: float) -> list[list[str]]:
+    """Rows: proving and checking 1.1 and 1.5 times the true gap of one box."""
+    rows: list[list[str]] = []
+    for factor in (1.1, 1.5):
+        t = replace(task, prop=Property("max_abs", factor * most))
+        start = time.process_time()
+        search = tree_of(tree.Tree, t, [], budget, Guard(budget))
+        search.run(budget.split, lambda _: None)
+        proving = time.process_time() - start
+        question = Question(t.pair, t.cell, t.codec, t.outputs, t.runtime, float32=False)
+        parts = split_parts(t, budget, question)
+        start = time.process_time()
+        lower, upper = hull([bounds(replace(question, cell=x.cell), x.hints) for x in parts])
+        checking = time.process_time() - start
+        assert most - 1e-9 <= t.prop.of_box(lower, upper) <= t.prop.limit
+        executed = sum(x.hints is None for x in parts)
+        rows.append([
+            f"{task.cell.count:,}", f"{factor:g}", str(search.done), str(len(parts)), str(executed), f"{proving:.2f}",
+            f"{checking:.2f}", f"{checking / proving:.2f}",
+        ])  # fmt: skip
+    return rows
+
+
+CERTIFY_HEAD = (
+    "| network | bits | radius | points | limit / truth | parts bounded | leaves | executed | proving, s | checking, s "
+    "| ratio |"
+)
+
+
+def run_certify(data: Path, boxes: dict[float, int], networks: list[str], all_bits: list[int]) -> list[str]:
+    lines, budget = [CERTIFY_HEAD, "|" + "---|" * 11], Budget(split=1 << 14, seconds=600.0)
+    with Session() as session, threadpool_limits(limits=1):
+        for radius, count in boxes.items():
+            for name in networks:
+                for bits in all_bits:
+                    pair = pair_of(data / f"acasxu_{name}.npz", bits, acas=True)
+                    for k in range(count):
+                        task = box_task(pair, FIXPOINTS[(k + 1) % len(FIXPOINTS)], radius)
+                        truth = Enumerate().run(task, [], Budget(enumerate=1 << 24), session)[0]
+                        assert isinstance(truth, Bound)
+                        for row in certify(task, budget, task.prop.of_box(truth.lower, truth.upper)):
+                            lines.append(f"| {' | '.join([name, str(bits), f'{radius:g}', *row])} |")
+                            print(lines[-1], file=sys.stderr, flush=True)
+    return lines
+
+
 def run(
     data: Path, boxes: dict[float, int], networks: list[str], all_bits: list[int], budget: Budget
 ) -> tuple[list[str], int]:
@@ -130,6 +183,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
     parser.add_argument("--bits", type=int, nargs="+", default=list(BITS))
     parser.add_argument("--leaf", type=int, default=bisection.LEAF)
+    parser.add_argument("--certify", action="store_true")
     parser.add_argument("--write", type=Path)
     args = parser.parse_args()
     if not os.environ.get("QEBGATE_DATA"):
@@ -137,6 +191,21 @@ def main() -> None:
     data = Path(os.environ["QEBGATE_DATA"]) / "qebverif"
     boxes = {r: n for r, n in zip(RADII, args.boxes, strict=True) if n}
     small = min(tree.SMALL, args.leaf)
+    if args.certify:
+        lines, wrong = run_certify(data, boxes, args.networks, args.bits), 0
+        command = "OPENBLAS_NUM_THREADS=1 python -m benchmarks.acas " + " ".join(sys.argv[1:]).partition(" --write")[0]
+        text = [
+            "## ACAS Xu: what checking trees over the inputs costs",
+            "",
+            f"`{command}` (processor seconds)",
+            "",
+            *lines,
+        ]
+        if args.write:
+            write_part(args.write, "acas certificates", text)
+        else:
+            print("\n".join(text))
+        return
     with mock.patch.object(tree.Tree, "leaf", args.leaf), mock.patch.object(tree, "SMALL", small):
         lines, wrong = run(data, boxes, args.networks, args.bits, Budget(seconds=300.0, split=1 << 14))
     own = "" if args.leaf == bisection.LEAF else f" --leaf {args.leaf}"

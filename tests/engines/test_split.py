@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks import acas
+from benchmarks import tiny as tiny_benchmark
 from qebgate.certify.cover import covers
 from qebgate.engines import bisection, portfolio
 from qebgate.engines.bisection import Bisection
@@ -276,3 +280,17 @@ def test_wrong_edits_are_caught(mutant: Mutant, monkeypatch: Patch) -> None:
 def test_nothing_is_found_in_what_was_not_changed(domain: str, monkeypatch: Patch) -> None:
     small_leaves(monkeypatch, 2)
     assert hunt(domain, 4) is None
+
+
+def test_the_benchmark_of_tiny_networks() -> None:
+    lines, wrong = tiny_benchmark.run(4, 1)
+    assert wrong == 0
+    assert sum(int(line.split("|")[2]) for line in lines[2:]) == 1
+
+
+@pytest.mark.skipif(not os.environ.get("QEBGATE_DATA"), reason="QEBGATE_DATA does not name the benchmark data's folder")
+def test_the_benchmark_of_acas_xu() -> None:
+    data = Path(os.environ["QEBGATE_DATA"]) / "qebverif"
+    lines, wrong = acas.run(data, {0.01: 1}, ["1_1"], [8], Budget(split=200))
+    assert wrong == 0
+    assert "100.0 %" in lines[-1]
