@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from multiprocessing import get_context
@@ -34,7 +35,7 @@ from benchmarks.qebverif import pair_of, predicted, task_of
 from benchmarks.tables import write_part
 from qebgate.engines import guard, portfolio
 from qebgate.engines.concrete import Inputs, Session
-from qebgate.errors import InternalError
+from qebgate.errors import QebgateError
 from qebgate.evidence import Bound, Evidence, Witness
 from qebgate.ir.pair import Pair
 from qebgate.plan import EFFORT
@@ -93,12 +94,22 @@ def processor_time() -> None:
     guard.time = portfolio.time = clock  # type: ignore[assignment]
 
 
+@contextmanager
+def crossing(key: Key) -> Iterator[None]:
+    """Coded errors do not pickle: as one that does."""
+    try:
+        yield
+    except QebgateError as e:
+        raise RuntimeError(f"{key} {e.code}: {e.message} {e.found or ''}") from None
+
+
 def prove(data: Path, seconds: float, key: Key) -> Answer:
     """The first stage: everything but solvers."""
     task = task_at(data, key)
     start = time.process_time()
-    found = portfolio.run(task, replace(EFFORT["deep"], seconds=seconds, milp=0))
-    return answer(key, "proof", task, found, time.process_time() - start)
+    with crossing(key):
+        found = portfolio.run(task, replace(EFFORT["deep"], seconds=seconds, milp=0))
+        return answer(key, "proof", task, found, time.process_time() - start)
 
 
 def solve(data: Path, seconds: float, before: Answer) -> Answer:
@@ -107,7 +118,7 @@ def solve(data: Path, seconds: float, before: Answer) -> Answer:
     start = time.process_time()
     found: list[Evidence] = []
     budget = replace(EFFORT["deep"], seconds=seconds)
-    with Session() as session:
+    with crossing(before.key), Session() as session:
         if before.lower is not None and before.upper is not None:
             found.append(Bound(np.array([before.lower]), np.array([before.upper]), "certified", before.engine, 0.0))
         if before.witness is not None:
@@ -116,7 +127,7 @@ def solve(data: Path, seconds: float, before: Answer) -> Answer:
         for engine in portfolio.ORDER:
             if engine.name in SOLVERS and not decided(judge(task.prop, "proof_or_solver", found).verdict):
                 found += engine().run(task, found, budget, session)
-    return answer(before.key, "proof_or_solver", task, found, time.process_time() - start)
+        return answer(before.key, "proof_or_solver", task, found, time.process_time() - start)
 
 
 def answer(key: Key, stage: Require, task: Task, found: Sequence[Evidence], seconds: float) -> Answer:
@@ -193,8 +204,8 @@ def run(pool: ProcessPoolExecutor, jobs: Sequence[tuple[object, ...]], into: Pat
     for done in as_completed([pool.submit(*job) for job in jobs]):  # type: ignore[arg-type]
         try:
             a: Answer = done.result()
-        except InternalError as e:  # told, and not kept: the next run asks again
-            sys.stderr.write(f"ERROR {e.code}: {e.message} {e.found or ''}\n")
+        except RuntimeError as e:  # told, and not kept: the next run asks again
+            sys.stderr.write(f"ERROR {e}\n")
             continue
         with into.open("a") as file:
             file.write(json.dumps(asdict(a)) + "\n")
