@@ -20,6 +20,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from qebgate.errors import DataError
 from qebgate.ir.graph import Graph, Node
 from qebgate.ir.tensor import Array
 from qebgate.numerics.fixed_point import I64, round_half_away
@@ -36,6 +37,8 @@ F32 = NDArray[np.float32]
 
 HALF = 0.5 + 2.0**-10
 """Largest distance of an activation from its code, in steps: rounding, and float32 arithmetic on up to 383 of them."""
+SMALLEST = 2.0**-100
+"""Rows without a larger entry have steps that may be subnormal numbers, or reciprocals beyond float32."""
 RELATIVE = 2.0**-20
 """A few float32 roundings of the result's terms, and of the step itself."""
 
@@ -46,6 +49,9 @@ def run_hybrid(node: Node, graph: Graph, x: Array, runtime: Runtime) -> F32:
     assert isinstance(attrs, FullyConnectedAttrs) and lin.w.const is not None
     w = lin.w.const
     rows = x.astype(np.float32).reshape(-1, w.shape[1])
+    reach = np.abs(rows).max(axis=1)
+    if ((reach > 0) & (reach < SMALLEST)).any() or not np.isfinite(reach).all():
+        raise DataError("QEB443", "a row is too small or too large to be quantized on the fly", where=node.origin)
     codes, zero, step = _xnnpack(rows) if runtime is Runtime.XNNPACK else _builtin(rows, attrs.asymmetric)
     acc = exact_matmul(codes - zero, w.T.astype(np.int64), 255.0 * 128.0 * w.shape[1]).astype(np.int64)
     sums = acc.astype(np.float32)
@@ -110,6 +116,8 @@ def hybrid_error(node: Node, graph: Graph, lo: F64, hi: F64) -> F64:
         product = _product(node, graph)
         off, total = product(moving, w), product(reach, w) + bias
     e = HALF * step * off * (1 + RELATIVE) + RELATIVE * (total + step * off) + (w[0].size + 2) * TINY32
+    # where every entry is smaller than SMALLEST, codes are anything, and worth next to nothing
+    e = e + 512.0 * SMALLEST * off
     return e.reshape(lin.y.shape)
 
 

@@ -109,7 +109,7 @@ def _check_wide(node: Node, graph: Graph) -> None:
     require(same, "an int16 SOFTMAX of another output", node, graph, f"{x.shape}, {y.shape} {y.dtype.value}")
     require(x.q.z == 0 == y.q.z, "int16 activations with a zero point", node, graph, (x.q.z, y.q.z))
     require(y.q.s == 2.0**-15, "an int16 SOFTMAX must have output scale 1/32768", node, graph, y.q.s)
-    n, sharp = int(x.shape[-1:][0]), attrs.beta * x.q.s
+    n, sharp = x.size // max(1, math.prod(x.shape[:-1])), attrs.beta * x.q.s
     require(n <= softmax_int16.MOST, f"an int16 SOFTMAX over more than {softmax_int16.MOST} values", node, graph, n)
     require(2.0**-30 <= sharp <= 1.0, "beta times the scale is out of the kernels' range", node, graph, sharp)
 

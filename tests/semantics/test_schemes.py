@@ -11,7 +11,7 @@ from qebgate.adapters.tflite.reader import read_tflite
 from qebgate.engines import portfolio
 from qebgate.engines.concrete import Inputs, Session, float_outputs, real_values
 from qebgate.engines.dra.engine import Dra
-from qebgate.errors import AlignmentError, ModelError, PolicyError, UnsupportedError
+from qebgate.errors import AlignmentError, DataError, ModelError, PolicyError, UnsupportedError
 from qebgate.evidence import Bound, Witness
 from qebgate.ir.align import align
 from qebgate.ir.graph import Scheme
@@ -150,6 +150,24 @@ def test_hybrid_dense_layers_bit_for_bit(per_channel: bool, asymmetric: bool) ->
             np.testing.assert_array_equal(run_int(graph, x, runtime)[graph.outputs[0]], theirs)
             compared += theirs.size
     assert compared > 10_000
+
+
+def test_rows_of_next_to_nothing() -> None:
+    """Their steps are subnormal, or their reciprocals infinite: within the envelope all the same, and not emulated."""
+    for op in ("FULLY_CONNECTED", "CONV_2D"):
+        model, x = _hybrid(np.random.default_rng(3), op, per_channel=True, asymmetric=True)
+        graph = load(model)
+        node = graph.nodes[0]
+        for size in (1e-33, 1e-37, 1e-38, 1e-41, 1e-45):
+            row = (np.sign(x[2:3]) * size).astype(np.float32)
+            real = SEMANTICS[op].run_float(node, graph, [row.astype(np.float64), None, None])
+            error = hybrid_error(node, graph, row[0].astype(np.float64), row[0].astype(np.float64))
+            for runtime in DEPLOYED:
+                theirs, _ = interpret(model, row, runtime)
+                assert (np.abs(theirs[0].astype(np.float64) - real[0]) <= error).all()
+            if op == "FULLY_CONNECTED":
+                with pytest.raises(DataError):
+                    run_int(graph, row, Runtime.XNNPACK)
 
 
 def test_a_hybrid_depthwise_convolution_needs_a_scale_per_channel() -> None:
