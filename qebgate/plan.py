@@ -210,6 +210,10 @@ class _Planner:
         if model.fixed_point is None and pair.float.source.format != "tflite" and model.float_semantics == "float32":
             about = "no runtime evaluates the float reference's file here: what is witnessed holds for every float32 "
             words = (*words, about + "evaluation of it")
+        if any(s is not None for s in sampling) and (
+            pair.float.source.format != "tflite" or model.float_semantics == "real" or model.fixed_point is not None
+        ):
+            words = (*words, "statistics: the float side of the sample is evaluated in float64, rounding included")
         cells = tuple(i.cell for i in instances) if isinstance(region, PointsSpec | BallSpec | SegmentSpec) else ()
         prop_key = spec.property.model_dump(mode="json")
         prop_key.pop("limit", None)

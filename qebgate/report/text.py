@@ -118,7 +118,7 @@ def sample_words(t: TaskResult) -> str:
     seed = f" (seed {s.seed})" if s.distribution == "uniform" else ""
     known = (
         f"{s.failures} of {s.n} inputs {how}{seed} were beyond the limit: with confidence {s.confidence:g}, at most "
-        f"{s.upper:.3g} of all such inputs are ({s.max_failure_rate:g} is allowed)"
+        f"{proven(s.upper)} of all such inputs are ({s.max_failure_rate:g} is allowed)"
     )
     return f"{known}. This is no proof: nothing is known of the worst input, nor of inputs that come about otherwise"
 
