@@ -11,20 +11,18 @@ from typing import Any, cast
 
 from qebgate.errors import UnsupportedError, printable
 
-WRAPPERS = frozenset({"QuantizeWrapper", "QuantizeWrapperV2"})
+WRAPPERS = ("QuantizeWrapper", "QuantizeWrapperV2")
 INPUT = "QuantizeLayer"
 _PACKAGE = "tensorflow_model_optimization"
-_CONFIGS = frozenset(
-    {
-        "Default8BitQuantizeConfig",
-        "Default8BitConvQuantizeConfig",
-        "Default8BitActivationQuantizeConfig",
-        "Default8BitOutputQuantizeConfig",
-        "NoOpQuantizeConfig",
-        "OutputOnlyConfig",
-    }
+_CONFIGS = (
+    "Default8BitQuantizeConfig",
+    "Default8BitConvQuantizeConfig",
+    "Default8BitActivationQuantizeConfig",
+    "Default8BitOutputQuantizeConfig",
+    "NoOpQuantizeConfig",
+    "OutputOnlyConfig",
 )
-_QUANTIZERS = frozenset({"AllValuesQuantizer", "MovingAverageQuantizer", "LastValueQuantizer"})
+_QUANTIZERS = ("AllValuesQuantizer", "MovingAverageQuantizer", "LastValueQuantizer")
 
 Entry = dict[str, Any]
 
