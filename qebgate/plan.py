@@ -177,6 +177,8 @@ class _Planner:
         guard = policy.guard
         budget = replace(EFFORT[spec.effort], seconds=guard.per_task_seconds, memory=guard.memory_bytes)
         engines = None if spec.engines == "auto" else tuple(spec.engines)
+        if engines is None and spec.require != "proof_or_solver":
+            budget = replace(budget, milp=0)  # what solvers show would not count
         version = runtime_version()
         own = None if model.fixed_point is None else f"(qebgate {__version__})"
         for name in model.runtimes:
