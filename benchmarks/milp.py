@@ -50,7 +50,7 @@ TASKS = (
 )
 """Hidden layers, bits, sample, limit."""
 HEAD = [
-    "| layers, bits, sample, limit | DRA | seen | encoding | rows | columns | entries | integer | SCIP | s | HiGHS | s |",
+    "| layers, bits, sample, limit | DRA | seen | encoding | rows | columns | entries | 0-1 | SCIP | s | HiGHS | s |",
     "|---|---|---|---|---|---|---|---|---|---|---|---|",
 ]
 
@@ -149,8 +149,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"`{COMMAND} --seconds {args.seconds:g}{option} --write docs/benchmarks.md`",
         "",
         "Upper bounds of the worse side of the gap; *DRA*: where the programs begin; *seen*: the largest gap that a",
-        f"short search found. In bold: within the limit (programs are cut off at {CUT_OFF} of it). *s*: processor seconds, on a",
-        f"machine that others used too: the wall clock stops the solvers. Contradictions: {wrong}.",
+        f"short search found. In bold: within the limit (programs are cut off at {CUT_OFF} of it). *s*: processor",
+        "seconds, on a machine that others used too: the wall clock stops the solvers.",
+        f"Contradictions: {wrong}.",
         "",
         *HEAD,
         *rows,

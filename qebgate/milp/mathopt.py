@@ -199,8 +199,9 @@ def run(model: Model, limits: Limits, *, solver: Solver, hint: F64 | None) -> Ra
         random_seed=limits.seed,
         relative_gap_tolerance=TOLERANCE,
         node_limit=limits.nodes if solver == "gscip" else None,
-        # its heuristics take more time than its nodes, and the bound is what is wanted; HiGHS needs its own
+        # SCIP's heuristics and presolve take more time than its nodes, and win little; HiGHS needs its own
         heuristics=mathopt.Emphasis.OFF if solver == "gscip" else None,
+        presolve=mathopt.Emphasis.LOW if solver == "gscip" else None,
     )
     more = mathopt.ModelSolveParameters()
     if hint is not None:
