@@ -82,13 +82,11 @@ def interpret(model: Path, resolver: str, inputs: Path, outputs: Path) -> None:
 def check(folder: Path) -> None:
     """One check at a point in every runtime that loads the model; prints JSON (in a child process)."""
     import resource
-    import time
 
     from qebgate.gate import check as run
     from qebgate.policy import parse_policy
 
     runtimes = json.loads((folder / "runtimes.json").read_text())
-    start = time.perf_counter()
     policy = {
         "version": 1,
         "models": {"m": {"float": "float.tflite", "quantized": "int8.tflite", "runtime": runtimes}},
@@ -99,20 +97,20 @@ def check(folder: Path) -> None:
             }
         },
         "checks": [
-            {"id": "c", "model": "m", "region": "r", "property": {"kind": "max_abs", "limit": 1.0, "tensor": "logits"}}
+            {"id": "c", "model": "m", "region": "r", "property": {"kind": "max_abs", "limit": 1e6, "tensor": "logits"}}
         ],
     }  # fmt: skip
     report = run(parse_policy(policy, "benchmark", folder))
     for e in report.errors:
         raise e.error
     tasks = [t for c in report.checks for t in c.tasks]
-    top = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     print(json.dumps({
         "verdicts": [t.verdict for t in tasks],
         "witnessed": max((t.witnessed for t in tasks if t.witnessed is not None), default=None),
         "proven": max((t.proven for t in tasks if t.proven is not None), default=None),
-        "seconds": time.perf_counter() - start,
-        "mib": max(top) / 1024,
+        "seconds": sum(u.ru_utime + u.ru_stime for u in used),
+        "mib": max(u.ru_maxrss for u in used) / 1024,
     }))  # fmt: skip
 
 
@@ -184,7 +182,7 @@ def table(models: list[str], inputs: int) -> list[str]:
         "a check of the logits at one point in all runtimes that load the model.",
         "`python -m benchmarks.applications --write docs/benchmarks.md`",
         "",
-        f"| model | steps | {names} | gap, witnessed to proven | seconds | MiB |",
+        f"| model | steps | {names} | gap, witnessed to proven | processor seconds | MiB |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name in models:
