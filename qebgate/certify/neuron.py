@@ -24,6 +24,8 @@ from qebgate.numerics.rounding import F64, TINY64, U64, down, up
 
 ULPS = 64.0
 """More roundings than a point and one evaluation have, each relative to the largest number that occurs."""
+SLAB = 1 << 14
+"""Values computed at once: in the caches, and enough for numpy."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,12 +83,14 @@ class Corners:
         pos = np.maximum(ag, 0.0)
         neg = ag - pos
         best = np.full(np.broadcast_shapes(ah.shape, lam.shape), -np.inf)
-        for z, q, h, most, least in zip(self.z, self.q, self.h, self.most, self.least, strict=True):
-            value = ah * h
-            value -= lam * z
-            value += pos * most
-            value += neg * least
-            value -= mu * q
-            np.maximum(best, value, out=best)
+        some = max(1, SLAB // max(1, best.size))
+        for k in range(0, len(self.z), some):
+            at = slice(k, k + some)
+            value = ah * self.h[at, None]
+            value = value - lam * self.z[at, None]
+            value += pos * self.most[at, None]
+            value += neg * self.least[at, None]
+            value -= mu * self.q[at, None]
+            np.maximum(best, value.max(axis=0), out=best)
         steepness = np.abs(ah) + np.abs(ag) + np.abs(lam) + np.abs(mu)
         return up(best + ULPS * U64 * steepness * self.size + TINY64)
