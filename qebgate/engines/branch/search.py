@@ -120,4 +120,5 @@ def _sizes(m: F32) -> F32:
     One number for all neurons and both: steps in the sum, which is small as the two networks nearly agree, have to be
     as large as those in the difference, and neurons that have no multiplier yet must be able to get one.
     """
-    return np.abs(m).mean(axis=2, keepdims=True).max(axis=0, keepdims=True)
+    total = np.abs(m).sum(axis=2, keepdims=True) / np.float32(max(1, m.shape[2]))
+    return total.max(axis=0, keepdims=True)
