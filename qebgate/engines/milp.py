@@ -43,7 +43,7 @@ PROBES = 64
 MARGIN = 1e-6
 CUT_OFF = 0.995
 """Share of the limit below which the gap need not be known: more than the margin."""
-PATIENCE, LEAST = 3.0, 2.0
+PATIENCE, LEAST = 3.0, 20.0
 """Seconds of the second solver: so many times those of the first, and at least so many."""
 NODE = 100_000
 """Coefficients of a program whose nodes the budget counts; smaller programs get more nodes in proportion."""
