@@ -140,13 +140,13 @@ def _per_layer(
             window = np.where(layer.index < 0, -np.inf, v[np.maximum(layer.index, 0)])
             chosen = layer.index[np.arange(len(window)), window.argmax(axis=1)]
             add(source, gather(chosen, v.size).back(g))
-        elif len(layer.inputs) > 1 and layer.lines is not None:  # a product: its lines at a point are its derivatives
+        elif len(layer.inputs) == 1:
+            (source,) = layer.inputs
+            add(source, g * _slope(layer, at.values[source]))
+        elif layer.lines is not None:  # a product: its lines at a point are its derivatives
             points = [_point(at.values[i]) for i in layer.inputs]
             for m, i in zip(layer.lines(points, layer.transform(points)).maps, layer.inputs, strict=True):
                 add(i, m.back(g))
-        else:
-            source = layer.inputs[0]
-            add(source, g * _slope(layer, at.values[source]))
     return shares
 
 
