@@ -235,7 +235,7 @@ class _Planner:
         path = self.source.resolve(model.float_file)
         if isinstance(model.quantized, str):
             quantized = self.source.resolve(model.quantized)
-            key = path, quantized
+            key = path, (quantized, output)
             if key not in self.pairs:
                 graphs = self._graph(path), self._graph(quantized, quantized=True)
                 f, q = graphs if output is None else (g.only(output) for g in graphs)

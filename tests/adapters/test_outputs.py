@@ -70,6 +70,25 @@ def test_by_name(folder: Path, name: str, size: int) -> None:
     assert task.witnessed is not None and 0 < task.witnessed <= 0.06  # replayed: half a quantum and the clamp
 
 
+def test_each_check_compares_its_own_output(folder: Path) -> None:
+    """Two checks of the same files in one policy: neither is answered with the other's network."""
+    ask = {"model": "m", "region": "r"}
+    policy = {
+        "version": 1,
+        "models": {"m": {"float": "float.tflite", "quantized": "int8.tflite"}},
+        "regions": {"r": {"kind": "box", "lower": -0.02, "upper": 0.02, "domain": "grid"}},
+        "checks": [
+            {**ask, "id": name, "property": {"kind": "max_abs", "limit": 0.2, "tensor": {"signature": name}}}
+            for name in ("scores", "box")
+        ],
+    }
+    scores, box = check(parse_policy(policy, "p.yaml", folder)).checks
+    assert scores.tasks[0].outputs == (0, 1, 2) and box.tasks[0].outputs == (0, 1)
+    for name, found in (("scores", scores), ("box", box)):
+        (alone,) = _run(folder, {"signature": name}).checks
+        assert (found.witnessed, found.proven) == (alone.witnessed, alone.proven)
+
+
 def test_names_are_read(folder: Path) -> None:
     graph = read_tflite(folder / "int8.tflite")
     assert [n for n, _ in graph.signature] == ["box", "scores"]
