@@ -87,7 +87,7 @@ def test_one_scale_for_all_weights_is_recognised() -> None:
     [
         (["no-such-check", "POLICY"], ExitCode.USAGE, "QEB218"),
         (["mlp-logits", "POLICY", "--format", "markdown"], ExitCode.USAGE, "QEB220"),
-        (["mlp-logits", "POLICY", "--format", "sarif"], ExitCode.USAGE, "QEB216"),
+        (["mlp-logits", "POLICY", "--format", "sarif"], ExitCode.USAGE, "QEB220"),
         (["mlp-logits", "missing.yaml"], ExitCode.USAGE, "QEB"),
         (["bad\x1b[31m\n::error::", "POLICY"], ExitCode.USAGE, "x1b[31m"),
     ],
