@@ -12,10 +12,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 DRIVER = (
-    "import sys; import qebgate.cli.progress as progress; progress.HEARTBEAT = 0.0;"
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    "import qebgate.cli.progress as progress; progress.HEARTBEAT = 0.0;"
     "from qebgate.cli import run; sys.exit(run(sys.argv[1:]))"
 )
-"""The command line, saying how many tasks are done after each of them instead of every half a minute."""
+"""The command line, saying how many tasks are done after each of them instead of every half a minute.
+
+A background job of a shell without job control starts with SIGINT ignored, and so do all processes below it: the
+tests must be able to run there too, so the child takes the signal back.
+"""
 PATIENCE = 120.0
 """Seconds until the first task must be finished."""
 
