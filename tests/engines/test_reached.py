@@ -217,7 +217,7 @@ def test_staircases_at_every_accumulator(runtime: Runtime, dense: bool, single: 
         def exact(g: np.ndarray, c: np.ndarray, s_w=s_w, centre=centre, tail=tail) -> np.ndarray:
             pick = tail[c] if tail is not None else None
             codes = requantize(
-                centre[c] + g, 1.0, s_w[c], 1.0, 3, (-128, 127), runtime, dense=dense, tail=pick
+                centre[c] + g, 1.0, s_w[c], 1.0, 3, (-128, 127), runtime, dense=dense, wide=False, tail=pick
             )  # fmt: skip
             return codes.astype(np.int64) - 5
 
