@@ -14,6 +14,7 @@ from tests.engines.exact import dense_pair, evaluate
 from tests.laws.contain import Seen
 from tests.laws.forms import check, network
 from tests.laws.pairs import codec_of, grid_cell, one_operator, random_pair, real_cell, task_of
+from tests.semantics.compare import runtimes_of
 
 
 def hunt(twins, seed: int, runtime, how: str, symbols: int) -> Seen:
@@ -34,7 +35,7 @@ def test_one_operator(op: str, how: str) -> None:
     values = 0
     for seed in range(3):
         twins = one_operator(op, seed)
-        for k, runtime in enumerate(DEPLOYED):
+        for k, runtime in enumerate(runtimes_of(twins.pair.quantized)):
             seen = hunt(twins, 10 * seed + k, runtime, how, (0, 3)[seed % 2])
             assert not seen.violations, seen.violations[:5]
             values += seen.values

@@ -14,25 +14,19 @@ from qebgate.engines.concrete import Session
 from qebgate.engines.dra.analysis import Settings
 from qebgate.evidence import Bound, Witness
 from qebgate.regions.cell import Cell
-from qebgate.runtimes.profiles import DEPLOYED, Runtime
 from qebgate.semantics.execute import run_float, run_int
 from qebgate.task import Budget, Task
 from tests.laws import forms
 from tests.laws.contain import LONG, OWN_ERROR, Seen, check, samples
 from tests.laws.mixed import mixed_model, mixed_pair
 from tests.laws.pairs import codec_of, grid_cell, real_cell, task_of
-from tests.semantics.compare import interpret, load
+from tests.semantics.compare import interpret, load, runtimes_of
 
 FURTHER = {
     *("ABS", "CONCATENATION", "ELU", "GELU", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC", "MAXIMUM", "MINIMUM", "MUL"),
     *("PRELU", "REDUCE_MAX", "REDUCE_MIN", "SPLIT", "SUB", "TANH", "TRANSPOSE"),
 }
 SMALL = Budget(slopes=2, lp=0, falsify=40, branch=20, milp=0.2, split=40, cells=20)
-
-
-def runtimes(graph) -> list[Runtime]:
-    """litert-reference has no ELU."""
-    return [r for r in DEPLOYED if r is not Runtime.REFERENCE or all(n.op != "ELU" for n in graph.nodes)]
 
 
 def test_networks_are_executed_bit_for_bit() -> None:
@@ -43,7 +37,7 @@ def test_networks_are_executed_bit_for_bit() -> None:
         graph = load(model)
         used |= ops
         x = rng.integers(-128, 128, (40, 1, 4)).astype(np.int8)
-        for runtime in runtimes(graph):
+        for runtime in runtimes_of(graph):
             theirs, _ = interpret(model, x, runtime)
             np.testing.assert_array_equal(run_int(graph, x, runtime)[graph.outputs[0]], theirs)
     assert used >= FURTHER
@@ -56,7 +50,7 @@ def test_bounds_and_forms_contain_what_happens(part: int) -> None:
         twins = mixed_pair(seed)
         rng = np.random.default_rng(1000 + seed)
         codec = codec_of(twins.pair, rng)
-        for runtime in runtimes(twins.pair.quantized):
+        for runtime in runtimes_of(twins.pair.quantized):
             cell = (grid_cell if rng.random() < 0.6 else real_cell)(twins.pair, codec, rng)
             task = task_of(twins.pair, cell, codec, runtime, "real" if rng.random() < 0.5 else "float32")
             check(task, samples(task, rng, 60), Settings(), seen, twins.float)
@@ -99,7 +93,7 @@ def test_no_engine_is_wrong(part: int, tmp_path: Path) -> None:
             twins = mixed_pair(seed, tmp_path)
             rng = np.random.default_rng(seed)
             codec = codec_of(twins.pair)
-            rts = runtimes(twins.pair.quantized)
+            rts = runtimes_of(twins.pair.quantized)
             task = task_of(twins.pair, small_box(twins.pair, codec, rng), codec, rts[seed % len(rts)], "real", 1e-3)
             lo, hi, own = truth(task)
             point = replace(task.cell, upper=task.cell.lower, codes=(task.cell.codes[0],) * 2)

@@ -11,10 +11,18 @@ from ai_edge_litert import interpreter as litert
 
 from qebgate.adapters.tflite.reader import read_tflite
 from qebgate.ir.graph import Graph
-from qebgate.runtimes.profiles import Runtime
+from qebgate.runtimes.profiles import DEPLOYED, Runtime
 from qebgate.semantics.delegation import owner
 from qebgate.semantics.execute import run_int
 from tests.semantics.cases import Case
+
+ABSENT = {("ELU", Runtime.REFERENCE)}
+"""Operators that a runtime does not have."""
+
+
+def runtimes_of(graph: Graph) -> list[Runtime]:
+    """The deployed runtimes that have every operator of a graph."""
+    return [r for r in DEPLOYED if all((n.op, r) not in ABSENT for n in graph.nodes)]
 
 
 def load(model: bytes) -> Graph:

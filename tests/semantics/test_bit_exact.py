@@ -12,14 +12,12 @@ from qebgate.semantics.execute import run_int
 from qebgate.semantics.moves import Move
 from qebgate.semantics.registry import SEMANTICS
 from tests.semantics.cases import CASES, Case, codes
-from tests.semantics.compare import compare, interpret, load
+from tests.semantics.compare import ABSENT, compare, interpret, load
 from tests.semantics.networks import network
 from tests.support.tflite_builder import Builder
 
 SEEDS = range(14)
 ADD_OVERFLOW = "may overflow 16 bits"
-ABSENT = {("ELU", Runtime.REFERENCE)}
-"""Operators that a runtime does not have."""
 
 
 def test_every_registered_operator_has_cases() -> None:
