@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from qebgate.ir.graph import Graph, Node
-from qebgate.runtimes.profiles import DEPLOYED
-from qebgate.semantics.float_error import EXP_ULPS, LOGISTIC_ULPS, TANH_ULPS, Computed, _added, float_error
+from qebgate.semantics.float_error import (
+    ELU_ULPS,
+    EXP_ULPS,
+    GELU_ULPS,
+    LOGISTIC_ULPS,
+    TANH_ULPS,
+    Computed,
+    _added,
+    float_error,
+)
 from qebgate.semantics.moves import MOVES
 from qebgate.semantics.registry import SEMANTICS
 from tests.laws.pairs import float_twin
@@ -177,24 +187,36 @@ def _sweep() -> np.ndarray:
     return np.concatenate(parts).astype(np.float32)
 
 
-@pytest.mark.parametrize("op", ["LOGISTIC", "TANH"])
-def test_dense_sweep_stays_well_inside(op: str) -> None:
+@pytest.mark.parametrize(
+    ("op", "options"),
+    [
+        ("ELU", {}),
+        ("GELU", {"approximate": False, "version": 2}),
+        ("GELU", {"approximate": True, "version": 2}),
+        ("LOGISTIC", {}),
+        ("TANH", {}),
+    ],
+)
+def test_dense_sweep_stays_well_inside(op: str, options: dict[str, Any]) -> None:
     """The stated envelopes keep a factor of at least 4 to what is measured."""
     x = _sweep()
     b = Builder()
     i, o = b.tensor((1, x.size)), b.tensor((1, x.size))
-    b.op(op, [i], [o])
+    b.op(op, [i], [o], **options)
     graph = load(b.build([i], [o]))
     exact = SEMANTICS[op].run_float(graph.nodes[0], graph, [x.astype(np.float64)])
-    for runtime in DEPLOYED:
+    wide = x.astype(np.float64)[None]
+    e = float_error(graph.nodes[0], graph, [Computed(wide, wide)]).reshape(-1)
+    for runtime in runtimes_of(graph):
         y = interpret(b.build([i], [o]), x[None, None], runtime)[0].reshape(-1)
-        e = float_error(graph.nodes[0], graph, [Computed.within(np.abs(x.astype(np.float64))[None])]).reshape(-1)
         assert (np.abs(y - exact) <= e / 4.0).all()
 
 
 def test_the_envelopes_are_named() -> None:
     assert LOGISTIC_ULPS == 16.0
     assert TANH_ULPS == 24.0
+    assert ELU_ULPS == 24.0
+    assert GELU_ULPS == 48.0
     assert EXP_ULPS == 16.0
 
 
