@@ -65,7 +65,8 @@ def test_type_checker_finds_the_integrations(installed: Path) -> None:
 def test_entry_point_and_metadata(installed: Path) -> None:
     code = (
         "from importlib.metadata import distribution as d; import qebgate; q = d('qebgate');"
-        "print(sorted(e.value for e in q.entry_points), q.version == qebgate.__version__, q.metadata['License-Expression'])"
+        "print(sorted(e.value for e in q.entry_points), q.version == qebgate.__version__,"
+        " q.metadata['License-Expression'])"
     )
     said = run(installed / "env" / "bin" / "python", "-c", code, cwd=installed).strip()
     scripts = ["qebgate.cli:main", "qebgate.integrations.github:action", "qebgate.integrations.pytest_plugin"]
