@@ -45,7 +45,11 @@ def run(task: Task, budget: Budget, session: Session) -> tuple[Bound, list[Witne
     return bound, [e for e in found if isinstance(e, Witness)]
 
 
-@pytest.mark.parametrize("name", sorted(n for n in ENTRIES if not n.endswith("per_tensor"))[::4])
+USUAL = ("dense_4-float_io", "linear-int8", "max_pool-int8")
+NAMES = sorted(n for n in ENTRIES if not n.endswith("per_tensor"))[::4]
+
+
+@pytest.mark.parametrize("name", [n if n in USUAL else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
 def test_whole_grids_and_boxes(name: str, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every input of the tiny models, before and after bisection, with and without executed leaves."""
     t = tiny(name)

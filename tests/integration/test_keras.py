@@ -58,7 +58,8 @@ print(json.dumps(said))
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("how", ["tf_keras", "keras", "tfmot"])
+# tfmot trains with tf_keras too
+@pytest.mark.parametrize("how", [pytest.param("tf_keras", marks=pytest.mark.slow), "keras", "tfmot"])
 def test_callback_in_fit(how: str, root: Path, digits: Path, tmp_path: Path) -> None:
     if how == "tfmot" and importlib.util.find_spec("tensorflow_model_optimization") is None:
         pytest.skip("needs the [tfmot] extra")
