@@ -28,7 +28,7 @@ import numpy as np
 from benchmarks.tables import write_part
 from qebgate.engines import portfolio
 from qebgate.engines.concrete import Inputs, Session, real_values
-from qebgate.errors import ModelError, QebgateError
+from qebgate.errors import InternalError, ModelError, QebgateError
 from qebgate.evidence import Bound, Evidence
 from qebgate.gate import check
 from qebgate.ir.graph import Graph
@@ -261,8 +261,9 @@ def _raises(*_args: object, **_options: object) -> None:
     raise RuntimeError("injected")
 
 
+RAISES = "raises"
 SOLVERS: dict[str, Callable[[], AbstractContextManager[object]]] = {
-    "raises": lambda: mock.patch("ortools.math_opt.python.mathopt.solve", _raises),
+    RAISES: lambda: mock.patch("ortools.math_opt.python.mathopt.solve", _raises),
     "time is up, no bound": lambda: mock.patch("qebgate.milp.mathopt.run", _raw(Ending.LIMIT, np.inf)),
     "error": lambda: mock.patch("qebgate.milp.mathopt.run", _raw(Ending.OTHER, 0.0)),
     "infeasible": lambda: mock.patch("qebgate.milp.mathopt.run", _raw(Ending.INFEASIBLE, -np.inf)),
@@ -275,7 +276,10 @@ SOLVERS: dict[str, Callable[[], AbstractContextManager[object]]] = {
 
 
 def solvers(seeds: Sequence[int]) -> tuple[dict[str, Counter[str]], list[str]]:
-    """The chain without executing engines, and the MILP alone, with a solver that fails in all ways."""
+    """The chain without executing engines, and the MILP alone, with a solver that fails in all ways.
+
+    An exception of the solver must stop the run with QEB916; every other failure must leave an answer.
+    """
     seen: dict[str, Counter[str]] = {name: Counter() for name in SOLVERS}
     wrong: list[str] = []
     for seed in seeds:
@@ -284,8 +288,16 @@ def solvers(seeds: Sequence[int]) -> tuple[dict[str, Counter[str]], list[str]]:
             task = replace(t.task, prop=Property("max_abs", 0.999 * t.worst))
             for name, inject in SOLVERS.items():
                 for chain in (("milp",), ("dra", "milp")):
-                    with inject():
-                        found = portfolio.run(task, BUDGET, chain, session=session)
+                    try:
+                        with inject():
+                            found = portfolio.run(task, BUDGET, chain, session=session)
+                    except InternalError as e:
+                        seen[name][f"error ({e.code})"] += 1
+                        if (name, e.code) != (RAISES, "QEB916"):
+                            wrong.append(f"solver {name}, seed {seed}, {chain}: {e.code} stops the run")
+                        continue
+                    if name == RAISES:
+                        wrong.append(f"solver {name}, seed {seed}, {chain}: the exception is lost")
                     verdict = judge(task.prop, "proof_or_solver", found).verdict
                     seen[name][verdict] += 1
                     if verdict == "pass" or excluded(t, found):

@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.attacks import SOLVERS, Direct, ask, broken, numbers, page, pieces, solvers, truth
+from benchmarks.attacks import RAISES, SOLVERS, Direct, ask, broken, numbers, page, pieces, solvers, truth
 from benchmarks.attacks import Tally as Answers
 from qebgate.cli import run
 from qebgate.engines.dra.engine import Dra
+from qebgate.errors import InternalError
 from qebgate.evidence import Bound
+from qebgate.gate import check
 from qebgate.planted import disguised, planted
+from qebgate.policy import parse_policy
 from qebgate.runtimes.profiles import DEPLOYED, Runtime
-from qebgate.selftest import all_gaps, trials, written
+from qebgate.selftest import all_gaps, policy, trials, written
 
 CHAINS = {"roundoff": ("dra", "forms", "split")}
 """Where nothing decides, the whole chain takes long."""
@@ -82,6 +85,18 @@ def test_broken_numbers_are_refused() -> None:
 def test_a_failing_solver_proves_nothing() -> None:
     seen, wrong = solvers([0])
     assert wrong == [] and set(seen) == set(SOLVERS) and all(c["pass"] == 0 for c in seen.values())
+    assert seen[RAISES] == {"error (QEB916)": 2}
+
+
+def test_a_solver_that_raises_ends_the_gate(tmp_path: Path) -> None:
+    """No report and no verdict of a run whose solver broke: the error comes out (exit 70)."""
+    p = planted("ties", 7000)
+    with Direct() as session:
+        worst = truth(p, Runtime.REFERENCE, tmp_path, session).worst
+    asked = policy(0.999 * worst, Runtime.REFERENCE, effort="standard", require="proof_or_solver", engines=["milp"])
+    with SOLVERS[RAISES](), pytest.raises(InternalError, match="injected") as caught:
+        check(parse_policy(asked, "attack", tmp_path))
+    assert caught.value.code == "QEB916" and caught.value.exit_code == 70
 
 
 def test_every_power_of_two_is_tried() -> None:
