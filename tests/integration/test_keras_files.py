@@ -46,7 +46,15 @@ CASES += [("nested", "float32", "grid"), ("signal", "float32", "grid"), ("joins"
 """Digits: test_formats.  What converters make of `joins` computes partly in float."""
 
 
-@pytest.mark.parametrize(("name", "semantics", "where"), CASES)
+def usual(name: str, where: str) -> bool:
+    """Every network on the grid; one of them, and those that are there once, everywhere."""
+    return name in ("image", "joins") or where == "grid"
+
+
+@pytest.mark.parametrize(
+    ("name", "semantics", "where"),
+    [c if usual(c[0], c[2]) else pytest.param(*c, marks=pytest.mark.slow) for c in CASES],
+)
 def test_the_answers_are_those_of_the_converted_file(name: str, semantics: str, where: str) -> None:
     """Verdicts are equal; bounds up to the roundoff of the two references, which fold at different places."""
     region = REGIONS[where]
