@@ -129,7 +129,8 @@ def _form(what: str, form: Form, cell: int, e: np.ndarray, truth: np.ndarray, ow
     """The form at known values of its first symbols; the others are anything in [-1, 1]."""
     k = e.shape[1]
     g = form.g[cell].astype(LONG)
-    at = form.c[cell].astype(LONG) + e @ g[:k]
+    moved = np.flatnonzero(g[:k].any(axis=1) & e.any(axis=0))  # 80-bit products are slow
+    at = form.c[cell].astype(LONG) + e[:, moved] @ g[moved]
     # this sum itself is rounded, and the symbols' values are
     own = own + 2.0**-58 * (np.abs(form.c[cell]) + np.abs(form.g[cell]).sum(0) + np.abs(truth).max(0)).astype(LONG)
     rest = form.r[cell].astype(LONG) + np.abs(g[k:]).sum(0)
