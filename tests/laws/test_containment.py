@@ -16,7 +16,7 @@ from qebgate.ops.registry import LOWERINGS
 from qebgate.runtimes.profiles import DEPLOYED, Runtime
 from tests.laws.contain import Seen, analysed, check, samples
 from tests.laws.pairs import Twins, codec_of, grid_cell, one_operator, random_pair, real_cell, task_of
-from tests.semantics.test_bit_exact import ABSENT
+from tests.semantics.compare import ABSENT
 
 RUNTIMES = DEPLOYED
 PARTS = tuple(replace(ALL, **{f.name: False}) for f in fields(Relaxation))

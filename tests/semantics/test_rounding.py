@@ -15,8 +15,8 @@ from qebgate.semantics.delegation import owner
 from qebgate.semantics.moves import MOVES
 from qebgate.semantics.registry import SEMANTICS
 from tests.semantics.cases import CASES
-from tests.semantics.compare import interpret, load
-from tests.semantics.test_bit_exact import ABSENT, _refused
+from tests.semantics.compare import ABSENT, interpret, load
+from tests.semantics.test_bit_exact import _refused
 from tests.support.tflite_builder import Builder
 
 SEEDS = range(100, 118)
