@@ -71,26 +71,36 @@ def bound_in(found: Sequence[Evidence]) -> Bound | None:
     return next((e for e in found if isinstance(e, Bound)), None)
 
 
+def rare(*values: object) -> object:
+    """A case of slow runs: others show the same."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def in_turn(names: Sequence[str]) -> list[object]:
+    """Every name with one runtime in every run, with the others in slow ones; all runtimes have their turn."""
+    return [(n, r) if DEPLOYED[k % len(DEPLOYED)] is r else rare(n, r) for k, n in enumerate(names) for r in DEPLOYED]
+
+
 CASES = [
     ("linear-int8", -128, 127),
     ("linear-uint8", 0, 255),
     ("linear-float_io", -128, 127),
     ("dense_4-int8", -60, -20),
     ("dense_4-per_tensor", -128, 127),
-    ("dense_4-float_io", -10, 30),
+    rare("dense_4-float_io", -10, 30),
     ("dense_8_8-int8", 5, 12),
-    ("dense_8_8-per_tensor", -90, -84),
-    ("dense_deep-int8", -3, 0),
-    ("dense_wide-int8", 50, 53),
-    ("dense_large-int8", -128, 127),
-    ("dense_small-int8", -128, 127),
+    rare("dense_8_8-per_tensor", -90, -84),
+    rare("dense_deep-int8", -3, 0),
+    rare("dense_wide-int8", 50, 53),
+    rare("dense_large-int8", -128, 127),
+    rare("dense_small-int8", -128, 127),
     ("dense_relu6-int8", 90, 100),
-    ("dense_relu6-float_io", -128, -100),
-    ("dense_no_bias-per_tensor", -20, 20),
+    rare("dense_relu6-float_io", -128, -100),
+    rare("dense_no_bias-per_tensor", -20, 20),
     ("dense_relu_out-int8", -128, 127),
     ("dense_saturating-int8", 100, 127),
     ("residual-int8", -5, 5),
-    ("residual_relu-int8", -5, 5),
+    rare("residual_relu-int8", -5, 5),
     ("softmax-int8", -10, 10),
 ]
 
@@ -122,7 +132,7 @@ def test_bounds_hold_over_the_enumerated_truth(name: str, lo: int, hi: int) -> N
 @pytest.mark.parametrize(
     "name, runtime",
     [
-        ("dense_4-int8", Runtime.REFERENCE),
+        rare("dense_4-int8", Runtime.REFERENCE),
         ("dense_large-int8", Runtime.XNNPACK),
         ("dense_relu_out-int8", Runtime.REFERENCE),
     ],
@@ -155,17 +165,18 @@ def test_decides_just_above_and_just_below_the_truth(name: str, runtime: Runtime
 
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize(
-    "name",
-    [
-        "dense_4-int8",
-        "dense_8_8-float_io",
-        "dense_relu6-int8",
-        "dense_saturating-int8",
-        "dense_deep-int8",
-        "residual-int8",
-    ],
+    ("name", "runtime"),
+    in_turn(
+        [
+            "dense_4-int8",
+            "dense_8_8-float_io",
+            "dense_relu6-int8",
+            "dense_saturating-int8",
+            "dense_deep-int8",
+            "residual-int8",
+        ]
+    ),
 )
-@pytest.mark.parametrize("runtime", DEPLOYED)
 def test_every_execution_is_a_point_of_the_program(name: str, runtime: Runtime, exact: bool) -> None:
     """With the inputs fixed, the program's range of the gap contains the executed gap."""
     task = task_of(name, -128, 127, runtime)
@@ -196,9 +207,9 @@ def at(e: Encoded, x: F64) -> Model:
 
 
 @pytest.mark.parametrize(
-    "name", ["dense_4-int8", "dense_8_8-float_io", "dense_saturating-float_io", "dense_relu6-int8"]
+    ("name", "runtime"),
+    in_turn(["dense_4-int8", "dense_8_8-float_io", "dense_saturating-float_io", "dense_relu6-int8"]),
 )
-@pytest.mark.parametrize("runtime", DEPLOYED)
 def test_regions_of_reals(name: str, runtime: Runtime) -> None:
     task = task_of(name, -30, -26, runtime, real=True)
     rng = np.random.default_rng(1)
@@ -307,17 +318,19 @@ def test_unchanged_answers_prove_the_limit(monkeypatch: pytest.MonkeyPatch) -> N
     assert judge(task.prop, "proof", [b]).verdict == "unknown"
 
 
-@pytest.mark.parametrize("alone", ["gscip", "highs"])
+CHANGES: list[dict[str, object]] = [
+    {"ending": Ending.LIMIT, "dual": math.inf, "x": None, "primal": None},  # a time-out without a bound
+    {"ending": Ending.INFEASIBLE},
+    {"ending": Ending.OTHER},
+    {"dual": math.nan},
+    {"dual": -0.99, "x": None, "primal": None, "ending": Ending.LIMIT},  # on the wrong side
+    {"primal": 5.0},
+]
+
+
 @pytest.mark.parametrize(
-    "change",
-    [
-        {"ending": Ending.LIMIT, "dual": math.inf, "x": None, "primal": None},  # a time-out without a bound
-        {"ending": Ending.INFEASIBLE},
-        {"ending": Ending.OTHER},
-        {"dual": math.nan},
-        {"dual": -0.99, "x": None, "primal": None, "ending": Ending.LIMIT},  # on the wrong side
-        {"primal": 5.0},
-    ],
+    ("alone", "change"),
+    [(a, c) if k % 2 == n else rare(a, c) for k, c in enumerate(CHANGES) for n, a in enumerate(("gscip", "highs"))],
 )
 def test_what_only_one_solver_shows_is_no_bound(
     alone: str, change: dict[str, object], monkeypatch: pytest.MonkeyPatch
