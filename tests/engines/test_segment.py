@@ -23,13 +23,12 @@ from qebgate.runtimes.profiles import Runtime
 from qebgate.semantics.execute import run_float
 from qebgate.task import Budget, Task
 from qebgate.verdict import judge
-from tests.engines.tiny import ENTRIES, MODELS, RUNTIMES, Tiny, outside, tiny
+from tests.engines.tiny import ENTRIES, MODELS, RUNTIMES, USUAL, Tiny, outside, tiny
 from tests.semantics.compare import interpret
 
 EXACT = 2.0**-54
 """More than the error of the 80-bit execution of these networks, whose values are below 16."""
 CURVED = ("softmax", "logistic", "tanh")
-NAMES = sorted(n for n in ENTRIES if not n.endswith("per_tensor"))
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +110,7 @@ def figure(bound: Bound) -> float:
     return float(np.maximum(-bound.lower, bound.upper).max())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", USUAL)
 def test_grid_segments_are_executed(name: str, session: Session) -> None:
     t = tiny(name)
     rng = np.random.default_rng(sum(name.encode()))
@@ -141,7 +140,7 @@ def test_grid_segments_are_executed(name: str, session: Session) -> None:
 
 
 @pytest.mark.parametrize("mode", ["nearest", "truncate"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", USUAL)
 def test_real_segments_are_walked(name: str, mode: str, session: Session) -> None:
     t = tiny(name)
     if t.codec.in_model and mode == "truncate":

@@ -16,7 +16,7 @@ from qebgate.evidence import Bound, Stopped, Witness
 from qebgate.runtimes.profiles import Runtime
 from qebgate.task import Budget
 from qebgate.verdict import judge
-from tests.engines.tiny import ENTRIES, RUNTIMES, outside, tiny
+from tests.engines.tiny import ENTRIES, RUNTIMES, USUAL, outside, tiny
 
 EXACT = 2.0**-55
 """More than the error of the 80-bit execution of these networks, whose values are below 16."""
@@ -34,7 +34,7 @@ def figure(bound: Bound) -> float:
     return float(np.maximum(-bound.lower, bound.upper).max())
 
 
-@pytest.mark.parametrize("name", sorted(n for n in ENTRIES if not n.endswith("per_tensor")))
+@pytest.mark.parametrize("name", USUAL)
 def test_dra_on_random_boxes(name: str, session: Session) -> None:
     """Small boxes, segments and points: where the bound is tight, a missing term shows."""
     t = tiny(name)

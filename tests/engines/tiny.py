@@ -8,6 +8,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from qebgate.adapters.tflite.reader import read_tflite
 from qebgate.engines.concrete import Inputs, quantized_outputs
@@ -25,6 +26,15 @@ from tests.semantics.compare import interpret
 MODELS = Path(__file__).resolve().parents[1] / "models"
 ENTRIES = {e["name"]: e for e in json.loads((MODELS / "manifest.json").read_text())["pairs"]}
 RUNTIMES = DEPLOYED
+VARIANTS = (
+    *("conv-float_io", "dense_8_8-float_io", "dense_large-int8", "dense_one_input-float_io", "dense_relu6-float_io"),
+    *("dense_saturating-float_io", "dense_small-int8", "dense_wide-float_io", "dense_wide-int8", "linear-float_io"),
+    *("linear-int8", "max_pool-float_io", "residual-int8", "softmax-float_io"),
+)
+"""Models that differ from others in their sizes or in the type of their inputs only."""
+NAMES = sorted(n for n in ENTRIES if not n.endswith("per_tensor"))
+USUAL = [pytest.param(n, marks=pytest.mark.slow) if n in VARIANTS else n for n in NAMES]
+"""What tests of every model are parametrized with: the variants are for slow runs."""
 
 
 @dataclass(frozen=True)
