@@ -114,6 +114,15 @@ def compare(
     ] = None,
     max_abs: Annotated[float | None, typer.Option("--max-abs", help="Limit on the gap, in real units.")] = None,
     max_lsb: Annotated[float | None, typer.Option("--max-lsb", help="Limit on the gap, in output quanta.")] = None,
+    max_rel: Annotated[
+        float | None, typer.Option("--max-rel", help="Limit on the gap, relative to the float output (needs --floor).")
+    ] = None,
+    floor: Annotated[float | None, typer.Option("--floor", help="Smaller float outputs count as this.")] = None,
+    max_l2: Annotated[float | None, typer.Option("--max-l2", help="Limit on the length of all gaps.")] = None,
+    same_top1: Annotated[
+        float | None,
+        typer.Option("--same-top1", metavar="MARGIN", help="The same class where the float model is sure by MARGIN."),
+    ] = None,
     tensor: Annotated[str, typer.Option("--tensor", help="output or logits.")] = "output",
     require: Annotated[str, typer.Option("--require", help="proof, proof_or_solver or tested.")] = "proof",
     effort: Annotated[str, typer.Option("--effort", help="quick, standard or deep.")] = "standard",
@@ -128,7 +137,7 @@ def compare(
 
     question = commands.Question(
         float_model, quantized_model, data, array, values, limit, radius, domain,
-        input_quantization, runtime or [], max_abs, max_lsb, tensor, require, effort,
+        input_quantization, runtime or [], max_abs, max_lsb, max_rel, floor, max_l2, same_top1, tensor, require, effort,
     )  # fmt: skip
     return commands.compare(question, formats or [], jobs, exit_zero, output, cache=not no_cache)
 

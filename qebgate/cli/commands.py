@@ -58,6 +58,10 @@ class Question:
     runtimes: list[str]
     max_abs: float | None
     max_lsb: float | None
+    max_rel: float | None
+    floor: float | None
+    max_l2: float | None
+    same_top1: float | None
     tensor: str
     require: str
     effort: str
@@ -206,10 +210,13 @@ def parse_formats(texts: Sequence[str]) -> list[Format]:
 
 def question_policy(q: Question) -> dict[str, Any]:
     """A policy with one check, as data."""
-    limits = [("max_abs", q.max_abs), ("max_lsb", q.max_lsb)]
-    given = [(k, v) for k, v in limits if v is not None]
+    limits = {
+        "max_abs": q.max_abs, "max_lsb": q.max_lsb, "max_rel": q.max_rel, "max_l2": q.max_l2, "same_top1": q.same_top1,
+    }  # fmt: skip
+    given = [(k, v) for k, v in limits.items() if v is not None]
     if len(given) != 1:
-        raise PolicyError("QEB221", "give one limit: --max-abs or --max-lsb", where="the command line")
+        fix = ", ".join(f"--{k.replace('_', '-')}" for k in limits)
+        raise PolicyError("QEB221", "give one limit", where="the command line", fix=fix)
     kind, limit = given[0]
     region: dict[str, Any] = {"kind": "points", "data": str(q.data)}
     optional = {"array": q.array, "values": q.values, "limit": q.limit}
@@ -230,7 +237,9 @@ def question_policy(q: Question) -> dict[str, Any]:
         model["runtime"] = list(q.runtimes)
     if q.input_quantization is not None:
         model["input_quantization"] = q.input_quantization
-    prop = {"kind": kind, "limit": limit, "tensor": q.tensor}
+    prop = {"kind": kind, "margin" if kind == "same_top1" else "limit": limit, "tensor": q.tensor}
+    if q.floor is not None:
+        prop["floor"] = q.floor
     ask = {
         "id": "compare",
         "model": "pair",
