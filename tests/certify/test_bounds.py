@@ -13,7 +13,7 @@ from qebgate.engines.dra.engine import Dra
 from qebgate.semantics.execute import run_float, run_int
 from qebgate.task import Budget
 from tests.certify.ask import engine_hints, garbage, question_of, walked
-from tests.engines.tiny import ENTRIES, RUNTIMES, outside, tiny
+from tests.engines.tiny import ENTRIES, RUNTIMES, VARIANTS, outside, tiny
 from tests.laws.contain import LONG, OWN_ERROR, Seen, samples
 from tests.laws.pairs import codec_of, grid_cell, random_pair, real_cell, task_of
 
@@ -21,7 +21,11 @@ EXACT = 2.0**-55
 KNOWN = sorted(n for n in ENTRIES if not n.startswith(("logistic", "max_pool", "softmax", "tanh")))
 
 
-@pytest.mark.parametrize("name", KNOWN)
+def rare(name: str) -> bool:
+    return name in VARIANTS or (name.endswith("per_tensor") and name != "dense_4-per_tensor")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if rare(n) else n for n in KNOWN])
 def test_the_truth_of_tiny_models(name: str) -> None:
     """Every input of random boxes, in every runtime, with an engine's hints and with garbage."""
     t, rng, compared = tiny(name), np.random.default_rng(sum(name.encode())), 0

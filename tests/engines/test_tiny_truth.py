@@ -53,8 +53,14 @@ def test_dra_on_random_boxes(name: str, session: Session) -> None:
                 assert outside(b.lower, b.upper, q[rows].astype(np.longdouble) - h[rows], error) == 0
 
 
-@pytest.mark.parametrize("name", WHOLE)
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize(
+    ("name", "runtime"),
+    [
+        pytest.param(n, r, marks=[pytest.mark.slow] if (k + i) % 3 else [])
+        for k, n in enumerate(WHOLE)
+        for i, r in enumerate(RUNTIMES)
+    ],
+)
 def test_whole_grid(name: str, runtime: Runtime, session: Session) -> None:
     """65,536 inputs: every bound above the truth, and the full chain's verdict right on both sides of it."""
     t = tiny(name)
