@@ -19,7 +19,8 @@ from tests.certify.ask import engine_hints, garbage, question_of, walked
 from tests.engines.tiny import RUNTIMES, outside, tiny
 from tests.semantics.cases import Rng
 
-NAMES = ["dense_8_8-int8", "dense_deep-int8", "dense_4-float_io", "conv-int8", "dense_relu6-int8", "residual_relu-int8"]
+RARE = [pytest.param(n, marks=pytest.mark.slow) for n in ("dense_8_8-int8", "dense_deep-int8", "dense_large-int8")]
+NAMES = [*RARE[:2], "dense_4-float_io", "conv-int8", "dense_relu6-int8", "residual_relu-int8"]
 EXACT = 2.0**-55
 
 Leaf = dict[tuple[int, int], list[float]]
@@ -103,7 +104,7 @@ def test_random_trees(name: str) -> None:
     assert better >= 5
 
 
-@pytest.mark.parametrize("name", ["dense_8_8-int8", "dense_deep-int8", "dense_large-int8", "conv-int8"])
+@pytest.mark.parametrize("name", [RARE[0], "dense_deep-int8", RARE[2], "conv-int8"])
 def test_trees_of_the_engine(name: str) -> None:
     """Limits below the analysis' bound: trees that the engine finds are confirmed, and never below the truth."""
     t, rng, confirmed = tiny(name), np.random.default_rng(5), 0

@@ -169,7 +169,9 @@ def test_points_of_a_box(session: Session) -> None:
         assert set(made[:, 1].tolist()) == {5}
 
 
-@pytest.mark.parametrize("name", ["dense_8_8-int8", "conv-int8", "dense_4-float_io"])
+@pytest.mark.parametrize(
+    "name", ["dense_8_8-int8", "conv-int8", pytest.param("dense_4-float_io", marks=pytest.mark.slow)]
+)
 def test_the_same_every_time(name: str, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same witness in another session, with another batch size, and after other work."""
     t = tiny(name)
