@@ -19,7 +19,7 @@ demo: $(VENV)/core.stamp
 	@PATH="$(abspath $(BIN)):$$PATH" sh examples/digits/demo.sh
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
