@@ -34,6 +34,7 @@ from qebgate.verdict import judge
 from tests.engines.tiny import ENTRIES, outside, tiny
 from tests.laws.contain import Seen, check, samples
 from tests.laws.pairs import Twins, codec_of, grid_cell, one_operator, random_pair, real_cell, task_of
+from tests.semantics.compare import runtimes_of
 
 HEAD = """\
 # Soundness
@@ -101,7 +102,7 @@ def contain(name: str, pairs: list[tuple[int, Twins]], inputs: int) -> Part:
     part, start = Part(name), time.process_time()
     for seed, twins in pairs:
         part.models += 1
-        for k, runtime in enumerate(RUNTIMES):
+        for k, runtime in enumerate(runtimes_of(twins.pair.quantized)):
             rng = np.random.default_rng(3 * seed + k)
             codec = codec_of(twins.pair, rng)
             cell = (grid_cell if rng.random() < 0.6 else real_cell)(twins.pair, codec, rng)
