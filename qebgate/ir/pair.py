@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from qebgate.errors import InternalError
 from qebgate.ir.graph import Graph, Node
 from qebgate.ir.tensor import Tensor
 
@@ -96,8 +97,12 @@ class Pair:
 
     @property
     def output(self) -> int:
-        """Position of the value that both graphs return."""
-        return self.steps[-1].output if self.steps else 0
+        """Position of the value that both graphs return; InternalError where the last step makes another one."""
+        position = self.steps[-1].output if self.steps else 0
+        value = self.values[position]
+        if (value.float_tensor, value.quantized_tensor) != (self.float.outputs[0], self.quantized.outputs[0]):
+            raise InternalError("QEB917", "the last step of a pair does not make the networks' output")
+        return position
 
     @property
     def logits(self) -> int:

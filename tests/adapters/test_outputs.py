@@ -9,9 +9,15 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from qebgate.adapters.tflite.reader import read_tflite
+from qebgate.engines.dra.analysis import Settings
+from qebgate.engines.dra.program import program
 from qebgate.errors import ModelError, PolicyError
 from qebgate.gate import check
 from qebgate.policy import parse_policy
+from qebgate.runtimes.profiles import DEPLOYED
+from tests.laws.contain import Seen, samples
+from tests.laws.contain import check as contained
+from tests.laws.pairs import codec_of, grid_cell, one_operator, task_of
 from tests.support.tflite_builder import Builder
 
 RNG = np.random.default_rng(0)
@@ -113,3 +119,21 @@ def test_several_outputs_ask_for_one(folder: Path) -> None:
 def test_other_words_are_errors(folder: Path, tensor: object) -> None:
     with pytest.raises(PolicyError):
         _run(folder, tensor)
+
+
+def test_an_output_that_is_not_made_last(folder: Path) -> None:
+    """An operator that nothing needs stands behind the one that makes the output: it is no part of the network."""
+    dead = 0
+    for seed in range(12):
+        twins = one_operator("SPLIT", seed)
+        rng = np.random.default_rng(seed)
+        codec = codec_of(twins.pair, rng)
+        task = task_of(twins.pair, grid_cell(twins.pair, codec, rng), codec, DEPLOYED[seed % 3], "float32")
+        value = twins.pair.values[program(task).output]
+        outputs = twins.pair.float.outputs[0], twins.pair.quantized.outputs[0]
+        assert (value.float_tensor, value.quantized_tensor) == outputs
+        dead += outputs[0] != len(twins.pair.float.tensors) - 1
+        seen = Seen()
+        contained(task, samples(task, rng, 20), Settings(), seen, twins.float)
+        assert not seen.violations
+    assert dead >= 2
