@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qebgate.errors import InternalError
-from qebgate.evidence import Bound, Stopped, Witness
+from qebgate.evidence import Bound, Sampled, Stopped, Witness
 from qebgate.properties import Property
 from qebgate.verdict import NothingCheckedError, TaskVerdict, check_verdict, judge
 
@@ -183,6 +183,45 @@ def task(
     cls: str | None = None,
 ) -> TaskVerdict:
     return TaskVerdict(verdict, reason, witnessed, proven, None, None, cls, None, None)  # type: ignore[arg-type]
+
+
+RARE = Sampled(1_000, 0, 0.0, 0.004, "statistical")
+SOME = Sampled(1_000, 20, 0.012, 0.031, "statistical")
+
+
+@pytest.mark.parametrize("require", ["proof", "proof_or_solver", "tested"])
+@pytest.mark.parametrize("rate", [None, 0.01, 1.0])
+def test_a_sample_is_no_proof(require: str, rate: float | None) -> None:
+    for sampled in (RARE, SOME):
+        got = judge(PROP, require, [bound(-2, 2), sampled], rate)  # type: ignore[arg-type]
+        assert (got.verdict, got.reason, got.evidence) == ("unknown", "effort", "certified")
+        assert judge(PROP, require, [sampled], rate).verdict == "unknown"  # type: ignore[arg-type]
+
+
+SAMPLED_TABLE = [
+    # require, evidence, rate, verdict, evidence class
+    ("proof_or_statistical", [RARE], 0.01, "pass", "statistical"),
+    ("proof_or_statistical", [RARE], 0.004, "pass", "statistical"),
+    ("proof_or_statistical", [RARE], 0.0039, "unknown", None),
+    ("proof_or_statistical", [RARE], None, "unknown", None),
+    ("proof_or_statistical", [RARE, bound(-2, 2)], 0.01, "pass", "statistical"),
+    ("proof_or_statistical", [RARE, bound(-0.5, 0.5)], 0.01, "pass", "certified"),
+    ("proof_or_statistical", [RARE, seen(1.5)], 0.01, "fail", None),
+    ("proof_or_statistical", [SOME], 0.02, "unknown", None),
+    ("statistical", [RARE], 0.01, "pass", "statistical"),
+    ("statistical", [RARE], None, "unknown", None),
+    ("statistical", [bound(-0.5, 0.5)], 0.01, "unknown", None),
+    ("statistical", [SOME, seen(1.5)], 0.01, "fail", None),
+    ("statistical", [SOME, seen(1.5)], 0.02, "unknown", None),
+    ("statistical", [SOME, seen(1.5)], 0.04, "pass", "statistical"),
+]
+
+
+@pytest.mark.parametrize("row", SAMPLED_TABLE, ids=range(len(SAMPLED_TABLE)))
+def test_what_a_sample_carries(row: tuple) -> None:
+    require, evidence, rate, verdict, trust = row
+    got = judge(PROP, require, evidence, rate)
+    assert (got.verdict, got.evidence) == (verdict, trust)
 
 
 def test_check_is_its_worst_task() -> None:
