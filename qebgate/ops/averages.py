@@ -26,17 +26,18 @@ def _average(index: I64, n: int) -> Sparse:
     return Sparse(sp.csr_matrix((weights, (rows, index[valid])), shape=(len(index), n)))
 
 
-def _layer(step: Step, ctx: Context, average: Sparse, activation: tuple[Activation, Activation]) -> Affine:
+def means(step: Step, ctx: Context, f: Sparse, q: Sparse, activation: tuple[Activation, Activation]) -> Affine:
+    """A layer of weighted means, one map for each side; ``activation`` is (float, quantized)."""
     qn, fn = step.quantized_node, step.float_node
     assert qn is not None and fn is not None
     below, above = rounding_of(qn, ctx.pair.quantized, ctx.runtime)
-    zero = np.zeros(average.m)
+    zero = np.zeros(q.m)
     return Affine(
         label=label(step),
         inputs=step.inputs,
         output=step.output,
-        f=(average,),
-        q=(average,),
+        f=(f,),
+        q=(q,),
         bf=zero,
         bq=zero,
         float_range=activation[0].range,
@@ -61,7 +62,8 @@ class AveragePool2DLowering:
         ctx.same(step, sem.window(fn, ctx.pair.float), window, "windows")
         x = ctx.pair.quantized.tensors[qn.inputs[0]]
         ctx.same(step, x.shape[0], 1, "batch axes")
-        return [_layer(step, ctx, _average(taps(window, x.shape[3]), x.size), (fa.activation, qa.activation))]
+        average = _average(taps(window, x.shape[3]), x.size)
+        return [means(step, ctx, average, average, (fa.activation, qa.activation))]
 
 
 class MeanLowering:
@@ -69,7 +71,7 @@ class MeanLowering:
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
         average = _average(reduced(step, ctx), ctx.pair.tensors(step.inputs[0])[1].size)
-        return [_layer(step, ctx, average, (Activation.NONE, Activation.NONE))]
+        return [means(step, ctx, average, average, (Activation.NONE, Activation.NONE))]
 
 
 def reduced(step: Step, ctx: Context) -> I64:

@@ -28,6 +28,7 @@ from qebgate.ops.movement import (
 from qebgate.ops.moves import MoveLowering
 from qebgate.ops.products import MulLowering
 from qebgate.ops.squashing import SoftmaxLowering
+from qebgate.ops.resize_bilinear import ResizeBilinearLowering
 from qebgate.ops.sums import AddLowering, SubLowering
 from qebgate.runtimes.profiles import Runtime
 from qebgate.semantics.emulation import check_runtime
@@ -49,6 +50,7 @@ _ALL: tuple[Lowering, ...] = (
     ReluLowering(),
     ReshapeLowering(),
     SoftmaxLowering(),
+    ResizeBilinearLowering(),
     SubLowering(),
 )
 

@@ -38,6 +38,7 @@ from qebgate.semantics.mean import Mean
 from qebgate.semantics.moves import MOVES
 from qebgate.semantics.pool_2d import Pool2D
 from qebgate.semantics.registry import SEMANTICS
+from qebgate.semantics.resize_bilinear import ResizeBilinear, Taps
 from qebgate.semantics.tables import Prelu
 from qebgate.semantics.windows import chunks
 
@@ -264,6 +265,27 @@ def _mean(node: Node, graph: Graph, x: list[Computed]) -> F64:
     return _average(sem.count(node, graph), mean).reshape(graph.tensors[node.outputs[0]].shape)
 
 
+def _resize(node: Node, graph: Graph, x: list[Computed]) -> F64:
+    """Weighted means of four neighbours, at positions that are rounded as well.
+
+    Kernels multiply by products of weights or interpolate twice: at most 20 roundings of terms of at most four times
+    the largest neighbour.  Interpolation is continuous, so a position that is off by d (even in the next cell) moves
+    a value by at most d times the difference of two entries of its channel.
+    """
+    sem = SEMANTICS["RESIZE_BILINEAR"]
+    assert isinstance(sem, ResizeBilinear)
+    size, axes = x[0].magnitude, sem.axes(node, graph)
+    near = size
+    for axis, taps in enumerate(sem.exact(node, graph), start=1):
+        near = np.maximum(np.take(near, taps.first, axis), np.take(near, taps.second, axis))
+    off = Taps.slack(*axes[0])[:, None, None] + Taps.slack(*axes[1])[:, None]
+    pixels = (1, 2)
+    largest = size.max(axis=pixels, keepdims=True)
+    spread = x[0].hi.max(axis=pixels, keepdims=True) - x[0].lo.min(axis=pixels, keepdims=True)
+    e = 4 * gamma(20, U32) * (near + off * largest) + off * spread + 40 * TINY32
+    return np.where(largest < 2.0**90, e, np.inf)
+
+
 def _add(node: Node, graph: Graph, x: list[Computed]) -> F64:
     del node, graph
     total = x[0].magnitude + x[1].magnitude
@@ -389,6 +411,7 @@ _RULES = MappingProxyType[str, Rule](
         "RELU": _flush,
         "RELU6": _flush,
         "RESHAPE": _copy,
+        "RESIZE_BILINEAR": _resize,
         "SOFTMAX": _softmax,
         "SUB": _add,
         "TANH": _tanh,

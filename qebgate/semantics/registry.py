@@ -22,6 +22,7 @@ from qebgate.semantics.quantize import Quantize
 from qebgate.semantics.relu import Relu, Relu6
 from qebgate.semantics.reshape import Reshape
 from qebgate.semantics.sigmoid import Logistic, Tanh
+from qebgate.semantics.resize_bilinear import ResizeBilinear
 from qebgate.semantics.softmax import Softmax
 from qebgate.semantics.sub import Sub
 from qebgate.semantics.tables import Abs, Elu, Gelu, HardSwish, LeakyRelu, Prelu
@@ -53,6 +54,7 @@ _ALL: tuple[type[Semantics], ...] = (
     Relu6,
     Reshape,
     Softmax,
+    ResizeBilinear,
     Sub,
     Tanh,
     *MOVES,

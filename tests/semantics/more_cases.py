@@ -244,6 +244,18 @@ def _nearest(rng: Rng, b: Builder, shape: Shape) -> tuple[list[int], Shape, dict
     return [_ints(b, size)], (1, *size, shape[3]), {**how, "version": 3}
 
 
+def _bilinear(rng: Rng, batch: int = 4) -> Case:
+    """Twice the size often; never so much larger that the portable kernels would read beyond the input."""
+    shape = image_shape(rng, 9)
+    size = [2 * n for n in shape[1:3]] if rng.random() < 0.3 else [int(v) for v in rng.integers(1, 24, 2)]
+    b, about = Builder(), {"scale": scale_of(rng), "zero_point": zero_of(rng)}
+    x, y = b.tensor(shape, "int8", **about), b.tensor((1, *size, shape[3]), "int8", **about)
+    corners = bool(rng.integers(3) == 0)
+    how = {"align_corners": corners, "half_pixel_centers": not corners and bool(rng.integers(2))}
+    b.op("RESIZE_BILINEAR", [x, _ints(b, size)], [y], version=3, **how)
+    return Case("RESIZE_BILINEAR", b.build([x], [y]), codes(rng, (batch, *shape)))
+
+
 def _leaky(rng: Rng) -> dict[str, Any]:
     return {"alpha": float(np.float32(pick(rng, 0.3, 0.01, 0.5, 0.0, rng.uniform(0, 1.5)))), "version": 2}
 
@@ -267,6 +279,7 @@ MORE: dict[str, Callable[[Rng], Case]] = {
     "PRELU": _table("PRELU"),
     "REDUCE_MAX": _reduction("REDUCE_MAX"),
     "REDUCE_MIN": _reduction("REDUCE_MIN"),
+    "RESIZE_BILINEAR": _bilinear,
     "RESIZE_NEAREST_NEIGHBOR": _move("RESIZE_NEAREST_NEIGHBOR", _nearest),
     "SLICE": _move("SLICE", _slice),
     "SPACE_TO_DEPTH": _move("SPACE_TO_DEPTH", _blocks("SPACE_TO_DEPTH")),
