@@ -58,9 +58,9 @@ Engines = Annotated[
 class PreprocessSpec(Strict):
     """``model input = (raw * scale - mean) / std``; one number each, or one per channel."""
 
-    scale: Numbers = 1.0
-    mean: Numbers = 0.0
-    std: Numbers = 1.0
+    scale: Numbers = Field(default=1.0, description="what raw values are multiplied by, not 0")
+    mean: Numbers = Field(default=0.0, description="what is subtracted after that")
+    std: Numbers = Field(default=1.0, description="what the difference is divided by, positive")
 
     @model_validator(mode="after")
     def _invertible(self) -> PreprocessSpec:
@@ -98,8 +98,13 @@ Ratio = Annotated[
 class FloatFile(Strict):
     """A float network, and what one step of the integer input is worth to it."""
 
-    file: FilePath
-    input_scale: Ratio | None = None
+    file: FilePath = Field(description="the float network")
+    input_scale: Ratio | None = Field(
+        default=None,
+        description="what one step of the integer input is worth to the float network; left out: what it is worth to "
+        "the quantized one",
+        examples=["1/255", 0.5],
+    )
 
     @property
     def scale(self) -> Fraction | None:
@@ -110,9 +115,9 @@ class FloatFile(Strict):
 class FixedPointInputSpec(Strict):
     """The integer input: 8 or 16 bits, of which ``int_bits`` (with the sign) stand before the point."""
 
-    bits: Literal[8, 16]
-    signed: bool
-    int_bits: Annotated[int, Field(ge=0, le=16)]
+    bits: Literal[8, 16] = Field(description="bits of an input")
+    signed: bool = Field(description="whether the inputs have a sign")
+    int_bits: Annotated[int, Field(ge=0, le=16)] = Field(description="bits before the point, at most `bits`")
 
     @model_validator(mode="after")
     def _fits(self) -> FixedPointInputSpec:
@@ -123,11 +128,13 @@ class FixedPointInputSpec(Strict):
 class FixedPointSpec(Strict):
     """Quantization of the float network on the fly, in fixed point (the scheme of the QEBVerif paper)."""
 
-    bits: Annotated[int, Field(ge=2, le=16)]
-    weight_int_bits: Annotated[int, Field(ge=0, le=16)]
-    bias_int_bits: Annotated[int, Field(ge=0, le=16)]
-    activation_int_bits: Annotated[int, Field(ge=0, le=16)]
-    input: FixedPointInputSpec
+    bits: Annotated[int, Field(ge=2, le=16)] = Field(description="bits of weights, biases and activations")
+    weight_int_bits: Annotated[int, Field(ge=0, le=16)] = Field(
+        description="of a weight's bits, those before the point"
+    )
+    bias_int_bits: Annotated[int, Field(ge=0, le=16)] = Field(description="the same of a bias")
+    activation_int_bits: Annotated[int, Field(ge=0, le=16)] = Field(description="the same of a hidden activation")
+    input: FixedPointInputSpec = Field(description="the integer input")
 
     @model_validator(mode="after")
     def _fits(self) -> FixedPointSpec:
@@ -145,7 +152,7 @@ def _int_bits(name: str, value: int, bits: int) -> None:
 class OnTheFly(Strict):
     """A quantized model that is made from the float one."""
 
-    fixed_point: FixedPointSpec
+    fixed_point: FixedPointSpec = Field(description="dense layers in fixed point, made from the float network")
 
 
 class ModelSpec(Strict):
@@ -159,10 +166,23 @@ class ModelSpec(Strict):
     quantized: Annotated[
         Annotated[FilePath, Tag("text")] | Annotated[OnTheFly, Tag("mapping")], Discriminator(_path_or_mapping)
     ] = Field(description="the quantized model (.tflite; .h5 of TF-MOT), or how to make it (`fixed_point`)")
-    runtime: Runtimes = "litert-xnnpack"
-    float_semantics: Literal["float32", "real"] = "float32"
-    input_quantization: Literal["nearest", "truncate"] | None = None
-    preprocess: PreprocessSpec | None = None
+    runtime: Runtimes = Field(
+        default="litert-xnnpack",
+        description="where the model is deployed: one name, or several to be checked one by one; `envelope`: one bound "
+        "for all of them",
+    )
+    float_semantics: Literal["float32", "real"] = Field(
+        default="float32",
+        description="`float32`: the bound covers every float32 evaluation of the reference; `real`: exact arithmetic",
+    )
+    input_quantization: Literal["nearest", "truncate"] | None = Field(
+        default=None,
+        description="how the application turns real inputs into codes; needed where the quantized model takes integers "
+        "and real inputs are asked about, an error where it takes floats",
+    )
+    preprocess: PreprocessSpec | None = Field(
+        default=None, description="what the application does to raw values; regions and witnesses are in raw units then"
+    )
 
     @property
     def fixed_point(self) -> FixedPointSpec | None:
@@ -194,10 +214,20 @@ class ModelSpec(Strict):
         return self
 
 
+_UNIT = "`real`: raw units; `lsb`: quanta of the quantized input"
+
+
 class _Shared(Strict):
-    domain: Literal["real", "grid"] = "real"
-    clip: Annotated[list[Number], Field(min_length=2, max_length=2)] | None = None
-    out_of_range: Literal["fail", "allow"] = "fail"
+    domain: Literal["real", "grid"] = Field(
+        default="real",
+        description="`real`: every float32 input of the region; `grid`: those that the quantized input can represent",
+    )
+    clip: Annotated[list[Number], Field(min_length=2, max_length=2)] | None = Field(
+        default=None, description="the hard range of raw values, lower and upper end", examples=[[0.0, 1.0]]
+    )
+    out_of_range: Literal["fail", "allow"] = Field(
+        default="fail", description="what inputs mean that the quantized input cannot represent"
+    )
 
     @model_validator(mode="after")
     def _clip_in_order(self) -> _Shared:
@@ -208,13 +238,18 @@ class _Shared(Strict):
 
 
 class _Rows(_Shared):
-    data: FilePath
-    array: Name | None = None
-    values: Literal["real", "codes"] | None = None
-    limit: Annotated[int, Field(gt=0)] | None = None
-    sample: Annotated[int, Field(gt=0)] | None = None
+    data: FilePath = Field(description="an .npz or .npy file, one input a row; never unpickled")
+    array: Name | None = Field(default=None, description="the array of an .npz file; not needed where it has only one")
+    values: Literal["real", "codes"] | None = Field(
+        default=None,
+        description="real numbers, or integers of the quantized input; floats are real, integers have to say it",
+    )
+    limit: Annotated[int, Field(gt=0)] | None = Field(default=None, description="only the first rows, so many")
+    sample: Annotated[int, Field(gt=0)] | None = Field(
+        default=None, description="instead of `limit`: so many at random"
+    )
     labels: Name | None = Field(default=None, description="an array of the data file: the true class of each row")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(default=None, description="of `sample`; left out: 0")
 
     @model_validator(mode="after")
     def _rows_once(self) -> _Rows:
@@ -236,8 +271,8 @@ class BallSpec(_Rows):
     """The L-infinity ball around each row."""
 
     kind: Literal["ball"]
-    radius: NonNegative
-    unit: Literal["real", "lsb"] = "real"
+    radius: NonNegative = Field(description="how far each element may be from the row's")
+    unit: Literal["real", "lsb"] = Field(default="real", description=_UNIT)
 
 
 class SegmentSpec(_Rows):
@@ -245,8 +280,10 @@ class SegmentSpec(_Rows):
 
     kind: Literal["segment"]
     direction: Name = Field(description="`ones`, or an array of the data file: one direction for all rows, or one each")
-    range: Annotated[list[Number], Field(min_length=2, max_length=2)]
-    unit: Literal["real", "lsb"] = "real"
+    range: Annotated[list[Number], Field(min_length=2, max_length=2)] = Field(
+        description="the first and the last t", examples=[[-0.1, 0.1]]
+    )
+    unit: Literal["real", "lsb"] = Field(default="real", description=_UNIT)
 
     @model_validator(mode="after")
     def _range_in_order(self) -> SegmentSpec:
@@ -260,8 +297,8 @@ class BoxSpec(_Shared):
     """One box of inputs."""
 
     kind: Literal["box"]
-    lower: Numbers
-    upper: Numbers
+    lower: Numbers = Field(description="the lower corner, in raw units")
+    upper: Numbers = Field(description="the upper corner")
 
     @model_validator(mode="after")
     def _in_order(self) -> BoxSpec:
@@ -281,7 +318,7 @@ class VnnlibSpec(_Shared):
     """The boxes of inputs that a VNN-LIB file describes; what it says about outputs does not count."""
 
     kind: Literal["vnnlib"]
-    file: FilePath
+    file: FilePath = Field(description="a VNN-LIB file")
 
 
 RegionSpec = Annotated[PointsSpec | BallSpec | BoxSpec | SegmentSpec | VnnlibSpec, Field(discriminator="kind")]
@@ -290,14 +327,16 @@ RegionSpec = Annotated[PointsSpec | BallSpec | BoxSpec | SegmentSpec | VnnlibSpe
 class CheckSpec(Strict):
     """One question: a model pair, a region, a property, and how strong the answer must be."""
 
-    id: Identifier
-    model: Name
-    region: Name
-    property: PropertySpec
-    require: RequireSpec = "proof"
-    effort: Literal["quick", "standard", "deep"] = "standard"
-    engines: Engines = "auto"
-    on_unknown: OnUnknown | None = None
+    id: Identifier = Field(description="its name in reports and for `--check`; one check has it")
+    model: Name = Field(description="one of `models`")
+    region: Name = Field(description="one of `regions`")
+    property: PropertySpec = Field(description="what must hold for every input of the region")
+    require: RequireSpec = Field(default="proof", description="what a pass may rest on")
+    effort: Literal["quick", "standard", "deep"] = Field(
+        default="standard", description="limits of work, counted and not timed: the same on every machine"
+    )
+    engines: Engines = Field(default="auto", description="only these engines, in their usual order")
+    on_unknown: OnUnknown | None = Field(default=None, description="instead of the policy's")
 
     @builtins.property
     def level(self) -> Level:
@@ -308,9 +347,9 @@ class CheckSpec(Strict):
 class GuardSpec(Strict):
     """Wall-clock and memory guards; a task that one stops is unknown."""
 
-    per_task: Duration = "120s"
-    total: Duration = "30m"
-    memory: Size = "8GiB"
+    per_task: Duration = Field(default="120s", description="for one row or box in one runtime (ms, s, m, h)")
+    total: Duration = Field(default="30m", description="for the whole run")
+    memory: Size = Field(default="8GiB", description="of the process (kB, MB, GB, KiB, MiB, GiB)")
 
     @property
     def per_task_seconds(self) -> float:
@@ -328,15 +367,17 @@ class GuardSpec(Strict):
 class Policy(Strict):
     """A policy file."""
 
-    version: Literal[1]
-    models: dict[Name, ModelSpec]
-    regions: dict[Name, RegionSpec]
-    checks: list[CheckSpec]
-    on_unknown: OnUnknown = "fail"
-    guard: GuardSpec = Field(default_factory=GuardSpec)
-    baseline: BaselineSpec | None = None
-    waivers: list[WaiverSpec] = Field(default_factory=list)
-    evidence: EvidenceSpec = Field(default_factory=EvidenceSpec)
+    version: Literal[1] = Field(description="of this format")
+    models: dict[Name, ModelSpec] = Field(description="pairs of models, by names of your choice")
+    regions: dict[Name, RegionSpec] = Field(description="sets of inputs, by names of your choice")
+    checks: list[CheckSpec] = Field(description="what is asked")
+    on_unknown: OnUnknown = Field(
+        default="fail", description="what a check means that is neither proven nor refuted: exit code 3, or a warning"
+    )
+    guard: GuardSpec = Field(default_factory=GuardSpec, description="limits of time and memory")
+    baseline: BaselineSpec | None = Field(default=None, description="the ratchet; left out: there is none")
+    waivers: list[WaiverSpec] = Field(default_factory=list, description="exceptions with an end")
+    evidence: EvidenceSpec = Field(default_factory=EvidenceSpec, description="what may be written about inputs")
 
     def on_unknown_of(self, check: CheckSpec) -> OnUnknown:
         """What an unknown verdict of a check means."""
