@@ -95,6 +95,13 @@ class UnsupportedError(ModelError):
     """A well-formed model uses something that qebgate does not analyse (exit 4)."""
 
 
+class UnboundedError(UnsupportedError):
+    """Bounds of a region reach what an operator is not defined for: a division by 0, a root of less than 0 (exit 4).
+
+    An engine that meets it has nothing to say; others may.
+    """
+
+
 class AlignmentError(ModelError):
     """Two models are not the same network (exit 4)."""
 

@@ -24,6 +24,7 @@ from qebgate.engines.probe import Probe, ProbeLong
 from qebgate.engines.segment import Segment
 from qebgate.engines.split.engine import Split
 from qebgate.engines.statistical import Statistical
+from qebgate.errors import UnboundedError
 from qebgate.evidence import Bound, Evidence, Progress, Range, Stopped, Witness, silent
 from qebgate.numerics.rounding import passes
 from qebgate.properties import Property
@@ -71,7 +72,7 @@ def run(
     found: list[Evidence] = []
     hopeless = False
     if engines is None and not (task.cell.is_point or _enumerable(task, budget)):
-        with suppress(GuardedStop):  # the engines will say so themselves
+        with suppress(GuardedStop, UnboundedError):  # the engines will say so themselves
             floor, hopeless = steer(task, Guard(budget))
             found.append(floor)
     if hopeless:
@@ -94,8 +95,8 @@ def run(
             break
         try:
             found += _run(engine, task, found, replace(budget, seconds=left), session)
-        except GuardedStop as stop:
-            found.append(Stopped(engine.name, stop.reason, stop.detail))
+        except (GuardedStop, UnboundedError) as stop:
+            found.append(_stopped(engine.name, stop))
         except MemoryError:
             found.append(Stopped(engine.name, "guard_memory", "out of memory"))
         if answered(task.prop, found):
@@ -106,6 +107,12 @@ def run(
 def _too_deep(e: Evidence) -> bool:
     """Whether the float network at one input could not be bounded: then nothing that starts from intervals can."""
     return isinstance(e, Stopped) and e.engine == Execute.name and e.reason == "effort"
+
+
+def _stopped(engine: str, stop: GuardedStop | UnboundedError) -> Stopped:
+    if isinstance(stop, GuardedStop):
+        return Stopped(engine, stop.reason, stop.detail)
+    return Stopped(engine, "effort", f"{stop.message} ({stop.where})")
 
 
 def _run(engine: Engine, task: Task, known: Sequence[Evidence], budget: Budget, session: Session) -> Sequence[Evidence]:

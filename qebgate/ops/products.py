@@ -33,16 +33,25 @@ class MulLowering:
         assert fn is not None and qn is not None
         fa, qa = fn.attrs, qn.attrs
         assert isinstance(fa, BinaryAttrs) and isinstance(qa, BinaryAttrs)
-        ctx.same(step, _constants(fn, ctx.pair.float), _constants(qn, ctx.pair.quantized), "constant operands")
-        index = _indices(step, ctx)
-        return [_by_constant(step, ctx, fn, qn, index[0])] if len(index) == 1 else _product(step, ctx, qn, index)
+        ctx.same(step, constant_count(fn, ctx.pair.float), constant_count(qn, ctx.pair.quantized), "constant operands")
+        index = operand_indices(step, ctx)
+        if len(index) > 1:
+            return _product(step, ctx, qn, index)
+        return [by_constant(step, ctx, index[0], _factors(fn, ctx.pair.float), _factors(qn, ctx.pair.quantized))]
 
 
-def _constants(node: Node, graph: Graph) -> int:
+def _factors(node: Node, graph: Graph) -> F64:
+    """The constant operand's entry for every output entry."""
+    constant = next(constant_of(graph, i) for i in node.inputs if graph.tensors[i].is_const)
+    return np.broadcast_to(constant, graph.tensors[node.outputs[0]].shape).ravel()
+
+
+def constant_count(node: Node, graph: Graph) -> int:
+    """How many operands are constant."""
     return sum(graph.tensors[i].is_const for i in node.inputs)
 
 
-def _indices(step: Step, ctx: Context) -> list[I64]:
+def operand_indices(step: Step, ctx: Context) -> list[I64]:
     """Which entry of each live operand every output entry reads; the same in both graphs."""
     fy, qy = ctx.pair.tensors(step.output)
     found: list[I64] = []
@@ -55,13 +64,12 @@ def _indices(step: Step, ctx: Context) -> list[I64]:
     return found
 
 
-def _by_constant(step: Step, ctx: Context, fn: Node, qn: Node, index: I64) -> Affine:
-    fy, qy = ctx.pair.tensors(step.output)
+def by_constant(step: Step, ctx: Context, index: I64, f: F64, q: F64) -> Affine:
+    """Every output entry is an input's entry times a factor, on either side, rounded to a code."""
+    fn, qn = step.float_node, step.quantized_node
+    assert fn is not None and qn is not None
+    qy = ctx.pair.tensors(step.output)[1]
     size = ctx.pair.tensors(step.inputs[0])[1].size
-    f, q = (
-        np.broadcast_to(next(constant_of(g, i) for i in n.inputs if g.tensors[i].is_const), y.shape).ravel()
-        for n, g, y in ((fn, ctx.pair.float, fy), (qn, ctx.pair.quantized, qy))
-    )
     fa, qa = fn.attrs, qn.attrs
     assert isinstance(fa, BinaryAttrs) and isinstance(qa, BinaryAttrs)
     below, above = rounding_of(qn, ctx.pair.quantized, ctx.runtime)
@@ -79,12 +87,12 @@ def _by_constant(step: Step, ctx: Context, fn: Node, qn: Node, index: I64) -> Af
         below=below,
         above=above,
         grid=clamp_grid(qn, ctx.pair.quantized, ctx.runtime, qa.activation),
-        codes_between=None if kernel is None else _by_sign(kernel, q >= 0),
+        codes_between=None if kernel is None else by_sign(kernel, q >= 0),
         noise=ctx.noise(step),
     )
 
 
-def _by_sign(
+def by_sign(
     kernel: Callable[[Sequence[I64]], I64], rising: NDArray[np.bool_]
 ) -> Callable[[Sequence[CodeBox]], CodeBox]:
     """The kernel falls where its constant is negative."""
@@ -115,10 +123,11 @@ def _product(step: Step, ctx: Context, qn: Node, index: list[I64]) -> list[Layer
     sizes = [ctx.pair.tensors(i)[1].size for i in step.inputs]
 
     def transform(inputs: Sequence[Gap]) -> Gap:
-        return _bounded(*(_picked(g, i, n) for g, i, n in zip(inputs, index, sizes, strict=True)), square=same)
+        return bounded(*(picked(g, i, n) for g, i, n in zip(inputs, index, sizes, strict=True)), square=same)
 
     def lines(inputs: Sequence[Gap], out: Gap) -> Band:
-        return _band(inputs, index, out)
+        del out
+        return product_band(inputs, index)
 
     below, above = rounding_of(qn, graph, ctx.runtime)
     zero = np.zeros(size)
@@ -152,7 +161,7 @@ def _product(step: Step, ctx: Context, qn: Node, index: list[I64]) -> list[Layer
     ]
 
 
-def _picked(g: Gap, index: I64, size: int) -> Gap:
+def picked(g: Gap, index: I64, size: int) -> Gap:
     """The entries that the product reads, of one operand or of many one behind the other."""
     if g.size != size:
         index = (np.arange(g.size // size)[:, None] * size + index).ravel()
@@ -169,7 +178,8 @@ def times(x: Interval, y: Interval) -> Interval:
     return Interval(np.where(lo == 0, lo, down(lo)), np.where(hi == 0, hi, up(hi)))
 
 
-def _bounded(x: Gap, y: Gap, *, square: bool) -> Gap:
+def bounded(x: Gap, y: Gap, *, square: bool) -> Gap:
+    """The exact product of two values; ``square`` where they are the same."""
     h, g = times(x.float, y.float), times(x.quantized, y.quantized)
     if square:
         h, g = (Interval(np.maximum(v.lo, 0.0), v.hi) for v in (h, g))
@@ -178,9 +188,9 @@ def _bounded(x: Gap, y: Gap, *, square: bool) -> Gap:
     return Gap(*tighten(h, g, d))
 
 
-def _band(inputs: Sequence[Gap], index: Sequence[I64], out: Gap) -> Band:
+def product_band(inputs: Sequence[Gap], index: Sequence[I64]) -> Band:
     """``x y`` is within a rest of ``cy x + cx y``, and its gap of ``cy dx + cx dy``."""
-    x, y = (_picked(g, i, g.size) for g, i in zip(inputs, index, strict=True))
+    x, y = (picked(g, i, g.size) for g, i in zip(inputs, index, strict=True))
     (cx, rx), (cy, ry) = _middle(x), _middle(y)
     maps = tuple(diagonal(c, i, g.size) for c, i, g in zip((cy, cx), index, inputs, strict=True))
     corner = cx * cy
@@ -190,7 +200,6 @@ def _band(inputs: Sequence[Gap], index: Sequence[I64], out: Gap) -> Band:
     centred = lambda v, c: v.minus(Interval(c, c))  # noqa: E731
     d = times(x.delta, centred(y.quantized, cy)).plus(times(centred(x.float, cx), y.delta))
     d = d.meet(times(x.delta, centred(y.float, cy)).plus(times(centred(x.quantized, cx), y.delta)))
-    del out
     return Band(maps, value, value, d)
 
 

@@ -27,6 +27,7 @@ from qebgate.ops.movement import (
 )
 from qebgate.ops.moves import MoveLowering
 from qebgate.ops.products import MulLowering
+from qebgate.ops.quotients import DivLowering
 from qebgate.ops.squashing import SoftmaxLowering
 from qebgate.ops.resize_bilinear import ResizeBilinearLowering
 from qebgate.ops.sums import AddLowering, SubLowering
@@ -40,6 +41,7 @@ _ALL: tuple[Lowering, ...] = (
     Conv2DLowering(),
     DepthwiseConv2DLowering(),
     DequantizeLowering(),
+    DivLowering(),
     FullyConnectedLowering(),
     MaxPool2DLowering(),
     MeanLowering(),

@@ -16,7 +16,7 @@ from qebgate.ir.graph import Node
 from qebgate.ir.pair import Step
 from qebgate.numerics.rounding import F64, down, up
 from qebgate.ops.base import Context, label, needed_grid, rounding_of
-from qebgate.ops.curves import sigmoid
+from qebgate.ops.shapes import sigmoid
 from qebgate.semantics.registry import SEMANTICS
 from qebgate.semantics.softmax import SoftmaxAttrs
 

@@ -33,6 +33,7 @@ _NEVER = frozenset(
     {
         "ABS",
         "AVERAGE_POOL_2D",
+        "DIV",
         "GELU",
         "HARD_SWISH",
         "MAXIMUM",

@@ -304,6 +304,17 @@ def _mul(node: Node, graph: Graph, x: list[Computed]) -> F64:
     return product_error(a * b) + (a + b) * TINY32
 
 
+def _div(node: Node, graph: Graph, x: list[Computed]) -> F64:
+    """One rounding; a numerator that is flushed moves the quotient by 1 over the divisor."""
+    del node, graph
+    a, b = x
+    least = np.maximum(np.maximum(b.lo, -b.hi), 0.0)
+    with np.errstate(divide="ignore"):
+        quotient, flushed = a.magnitude / least, TINY32 / least
+    e = gamma(2, U32) * quotient + 3 * TINY32 + flushed
+    return np.where((quotient < _OVERFLOW) & (least > TINY32), e, np.inf)
+
+
 def _bent(node: Node, graph: Graph, x: list[Computed]) -> F64:
     """LEAKY_RELU and PRELU: nothing is rounded above zero, one product below."""
     sem = SEMANTICS[node.op]
@@ -392,6 +403,7 @@ _RULES = MappingProxyType[str, Rule](
         "CONV_2D": _conv,
         "DEPTHWISE_CONV_2D": _depthwise,
         "DEQUANTIZE": _dequantize,
+        "DIV": _div,
         "ELU": _elu,
         "FULLY_CONNECTED": _fully_connected,
         "GELU": _gelu,

@@ -10,6 +10,7 @@ from qebgate.semantics.base import Semantics
 from qebgate.semantics.conv_2d import Conv2D
 from qebgate.semantics.depthwise_conv_2d import DepthwiseConv2D
 from qebgate.semantics.dequantize import Dequantize
+from qebgate.semantics.div import Div
 from qebgate.semantics.extremes import Maximum, Minimum, ReduceMax, ReduceMin
 from qebgate.semantics.fixed_point import FixedPointDense, FixedPointInput
 from qebgate.semantics.fully_connected import FullyConnected
@@ -36,6 +37,7 @@ _ALL: tuple[type[Semantics], ...] = (
     Dequantize,
     Elu,
     FullyConnected,
+    Div,
     Gelu,
     HardSwish,
     LeakyRelu,

@@ -12,7 +12,7 @@ from qebgate.domains.gap import Gap, Interval
 from qebgate.engines.dra.analysis import Settings
 from qebgate.ops import curves, moves, products, sums
 from qebgate.ops.base import Context
-from qebgate.ops.curves import Bent, EluShape, FastGeluShape, GeluShape, HardSwishShape, Shape
+from qebgate.ops.shapes import LOGISTIC, TANH, Bent, EluShape, FastGeluShape, GeluShape, HardSwishShape, Shape
 from qebgate.runtimes.profiles import DEPLOYED, Runtime
 from tests.laws.contain import LONG, Seen, check, samples
 from tests.laws.pairs import codec_of, grid_cell, one_operator, task_of
@@ -22,8 +22,8 @@ OWN = 2.0**-50
 """Error of the values here: the shapes' float64 functions at float64 arguments, relative to what is computed."""
 
 SHAPES: dict[str, tuple[Shape, Callable[[np.ndarray], np.ndarray]]] = {
-    "logistic": (curves.LOGISTIC, lambda v: 1 / (1 + np.exp(-v))),
-    "tanh": (curves.TANH, np.tanh),
+    "logistic": (LOGISTIC, lambda v: 1 / (1 + np.exp(-v))),
+    "tanh": (TANH, np.tanh),
     "elu": (EluShape(), lambda v: np.where(v > 0, v, np.expm1(np.minimum(v, 0)))),
     "hard_swish": (HardSwishShape(), lambda v: v * np.clip(v + 3, 0, 6) / 6),
     "abs": (Bent(np.array([-1.0])), np.abs),
@@ -63,7 +63,7 @@ def shape_fails(name: str, tries: int = 60) -> str | None:
         y, yq = function(h), function(hq)
         if outside(shape.image(x.float), y, np.abs(h)):
             return "image"
-        if outside(curves._moved(shape, x), yq - y, np.abs(y) + np.abs(h)):
+        if outside(curves.moved_by(shape, x), yq - y, np.abs(y) + np.abs(h)):
             return "gap"
         slope = rng.normal(size=30)
         if outside(shape.rest(x.float, slope), y - slope * h, np.abs(y) + np.abs(slope * h)):
@@ -79,13 +79,13 @@ def product_fails(tries: int = 60) -> str | None:
         y, g, gq = boxes(rng, 4, float(10.0 ** rng.uniform(-3, 3)))
         index = [np.arange(12), np.arange(12) % 4]
         g, gq = g[:, index[1]], gq[:, index[1]]
-        out = products._bounded(x, products._picked(y, index[1], 4), square=False)
+        out = products.bounded(x, products.picked(y, index[1], 4), square=False)
         f, q = h * g, hq * gq
         size = np.abs(f) + np.abs(q)
         for what, bound, v in (("float", out.float, f), ("quantized", out.quantized, q), ("gap", out.delta, q - f)):
             if outside(bound, v, size):
                 return what
-        band = products._band([x, y], index, out)
+        band = products.product_band([x, y], index)
         one, two = ((m.matrix.diagonal() if m.n == 12 else m.matrix.sum(axis=1).A1).astype(LONG) for m in band.maps)
         lines = one * h + two * g, one * hq + two * gq
         size = size + np.abs(one * h) + np.abs(two * g) + np.abs(one * hq) + np.abs(two * gq)
@@ -171,7 +171,7 @@ def _first_term_only(m: Patch) -> None:
             products.times(x.delta, y.quantized),
         )
 
-    m.setattr(products, "_bounded", wrong)
+    m.setattr(products, "bounded", wrong)
 
 
 def _no_radius(m: Patch) -> None:
@@ -185,11 +185,11 @@ def _first_code(m: Patch) -> None:
 
 
 def _no_saturation(m: Patch) -> None:
-    m.setattr(curves, "_saturated", lambda d, h, q, limits: d)
+    m.setattr(curves, "saturated", lambda d, h, q, limits: d)
 
 
 def _sign_forgotten(m: Patch) -> None:
-    m.setattr(products, "_by_sign", lambda kernel, rising: lambda c: (kernel([c[0][0]]), kernel([c[0][1]])))
+    m.setattr(products, "by_sign", lambda kernel, rising: lambda c: (kernel([c[0][0]]), kernel([c[0][1]])))
 
 
 def _not_crossed(m: Patch) -> None:

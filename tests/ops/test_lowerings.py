@@ -8,8 +8,9 @@ import pytest
 from qebgate.domains.gap import Gap, Interval
 from qebgate.engines.dra.analysis import Settings
 from qebgate.errors import AlignmentError, UnsupportedError
-from qebgate.ops.curves import LOGISTIC, TANH, _moved
+from qebgate.ops.curves import moved_by
 from qebgate.ops.registry import lower
+from qebgate.ops.shapes import LOGISTIC, TANH
 from qebgate.ops.squashing import _softmax, _softmax_gap
 from qebgate.runtimes.profiles import DEPLOYED, Runtime
 from tests.laws.contain import Seen, check, samples
@@ -130,7 +131,7 @@ def test_sigmoids(name: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     x, h, d = boxes(rng, 30, float(10.0 ** rng.uniform(-3, 2.5)))
     y, moved = function(h), function(h + d) - function(h)
-    image, change = curve.image(x.float), _moved(curve, x)
+    image, change = curve.image(x.float), moved_by(curve, x)
     assert ((y >= image.lo - OWN) & (y <= image.hi + OWN)).all()
     assert ((moved >= change.lo - OWN) & (moved <= change.hi + OWN)).all()
 

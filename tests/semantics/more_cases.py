@@ -51,6 +51,24 @@ def _mul(rng: Rng, batch: int = 10) -> Case:
     return Case("MUL", b.build([x], [y]), codes(rng, (batch, *shape)))
 
 
+def _div(rng: Rng, batch: int = 10) -> Case:
+    """By a constant without its zero point; the output's scale is such that the kernel's shifts fit in 31 bits."""
+    shape, b, s1, s2 = image_shape(rng, 12), Builder(), scale_of(rng), scale_of(rng)
+    z2 = zero_of(rng)
+    other = pick(rng, shape, (shape[3],), (1, 1, 1, shape[3]), (1, shape[1], 1, 1), (1,), (1, 1, 1, 1))
+    c = codes(rng, other).astype(np.int64)
+    least = int(pick(rng, 1, 1, 20))
+    near = np.abs(c - z2) < least
+    c = np.where(near, z2 + (least if z2 + least <= HI else -least), c)
+    most = int(np.abs(c - z2).max())
+    so = s1 / (s2 * most) * float(pick(rng, 1.0, 0.5, 2.0, *rng.uniform(0.01, 1.0, 2)))
+    x = b.tensor(shape, "int8", scale=s1, zero_point=zero_of(rng))
+    d = b.tensor(other, "int8", data=c, scale=s2, zero_point=z2)
+    y = b.tensor(shape, "int8", scale=float(np.float32(so)), zero_point=zero_of(rng))
+    b.op("DIV", [x, d], [y], version=2, fused_activation=activation_of(rng))
+    return Case("DIV", b.build([x], [y]), codes(rng, (batch, *shape)))
+
+
 def _selection(op: str) -> Callable[[Rng], Case]:
     def make(rng: Rng, batch: int = 6) -> Case:
         shape, b, s = image_shape(rng), Builder(), scale_of(rng)
@@ -264,6 +282,7 @@ MORE: dict[str, Callable[[Rng], Case]] = {
     "ABS": _table("ABS", lambda _: {"version": 2}),
     "CONCATENATION": _move("CONCATENATION", _concatenation, first=False),
     "DEPTH_TO_SPACE": _move("DEPTH_TO_SPACE", _blocks("DEPTH_TO_SPACE")),
+    "DIV": _div,
     "ELU": _table("ELU"),
     "EXPAND_DIMS": _move("EXPAND_DIMS", _expand),
     "GATHER": _move("GATHER", _gather),

@@ -1,0 +1,186 @@
+"""DIV in float32 inside of a quantized model, by a constant and by what is computed; wrong edits are caught."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from qebgate.domains.gap import Gap, Interval
+from qebgate.engines.dra.analysis import Settings
+from qebgate.errors import InternalError, UnboundedError, UnsupportedError
+from qebgate.ops import quotients
+from qebgate.ops.registry import lower
+from qebgate.runtimes.profiles import DEPLOYED, Runtime
+from tests.laws.contain import Seen, check, samples
+from tests.laws.pairs import Twins, codec_of, grid_cell, load, real_cell, task_of
+from tests.support.tflite_builder import Builder
+
+Patch = pytest.MonkeyPatch
+KINDS = ("constant", "numerator", "both", "itself", "broadcast")
+N = 6
+
+
+def divided(kind: str, rng: np.random.Generator, quantized: bool, activation: int = 0) -> bytes:
+    """``x / c``, ``c / y``, ``x / y`` or ``y / y``; ``y`` is the larger of x and a constant above 0, or the smaller."""
+    b, s = Builder(), 0.05
+    x = at = b.tensor((1, N))
+    sign = 1.0 if rng.random() < 0.5 else -1.0
+    edge = np.full(N, 3 + int(rng.integers(60)))
+    moved = rng.uniform(0.5, 3.0, N).astype(np.float32)
+
+    def kept(values: np.ndarray) -> int:
+        if quantized:
+            return b.tensor((N,), "int8", data=values, scale=s)
+        return b.tensor((N,), data=((values + rng.uniform(-0.4, 0.4, N)) * s).astype(np.float32))
+
+    bound = kept(edge * sign)
+    least = b.tensor((1, N)) if not quantized else b.tensor((1, N), "int8", scale=s)
+    if quantized:
+        codes = b.tensor((1, N), "int8", scale=s)
+        b.op("QUANTIZE", [x], [codes], version=2)
+        at, y = b.tensor((1, N)), b.tensor((1, N))
+        b.op("DEQUANTIZE", [codes], [at], version=2)
+        b.op("MAXIMUM" if sign > 0 else "MINIMUM", [codes, bound], [least], version=2)
+        b.op("DEQUANTIZE", [least], [y], version=2)
+    else:
+        b.op("MAXIMUM" if sign > 0 else "MINIMUM", [x, bound], [least])
+        y = least
+    c = b.tensor((1, N), data=moved)
+    one = b.tensor((1, 1), data=moved[:1])
+    ins = {
+        "constant": [at, c], "numerator": [c, y], "both": [at, y], "itself": [y, y], "broadcast": [at, one],
+    }[kind]  # fmt: skip
+    out = b.tensor((1, N))
+    b.op("DIV", ins, [out], fused_activation=activation)
+    return b.build([x], [out])
+
+
+def pair(kind: str, seed: int, activation: int = 0) -> Twins:
+    models = [divided(kind, np.random.default_rng(seed), quantized, activation) for quantized in (False, True)]
+    return load(models[0], models[1])
+
+
+def fails(kind: str, tries: int = 12, activation: int = 0) -> str | None:
+    """The first violation of the bounds of random regions."""
+    for seed in range(tries):
+        twins, rng = pair(kind, seed, activation), np.random.default_rng(seed)
+        codec = codec_of(twins.pair)
+        cell = (real_cell if seed % 3 else grid_cell)(twins.pair, codec, rng)
+        floats = "float32" if seed % 2 else "real"
+        seen = Seen()
+        task = task_of(twins.pair, cell, codec, DEPLOYED[seed % 3], floats)  # type: ignore[arg-type]
+        try:
+            check(task, samples(task, rng, 60), Settings(), seen, twins.float)
+        except InternalError as e:
+            return str(e)
+        if seen.violations:
+            return seen.violations[0]
+    return None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("activation", [0, 1])
+def test_quotients_in_float(kind: str, activation: int) -> None:
+    assert fails(kind, activation=activation) is None
+
+
+def test_lines_of_a_quotient() -> None:
+    """What the lines leave is inside of the rests, for numbers of either side, and their gaps."""
+    for seed in range(60):
+        assert _line_fails(seed) is None
+
+
+def _line_fails(seed: int) -> str | None:
+    rng = np.random.default_rng(seed)
+    sign = rng.choice([-1.0, 1.0], N)
+
+    def gap(away: float) -> tuple[Gap, np.ndarray, np.ndarray]:
+        h = (away + rng.uniform(0.1, 2.0, (50, N))) * (sign if away else 1.0)
+        hq = h * (1 + rng.uniform(-0.02, 0.02, h.shape))
+        i = [Interval(v.min(axis=0), v.max(axis=0)) for v in (h, hq, hq - h)]
+        return Gap(i[0], i[1], i[2].widened(1e-15, 1e-15)), h, hq
+
+    (x, h, hq), (y, k, kq) = gap(0.0), gap(0.4)
+    inverse = quotients.RECIPROCAL
+    moved = quotients.moved_by(inverse, y)
+    r = Gap(inverse.image(y.float), inverse.image(y.quantized), moved)
+    band = quotients._band(x, y, r, (0.0, np.zeros(N)), [np.arange(N)] * 2, [N, N])
+    one, two = (m.matrix.diagonal() for m in band.maps)  # type: ignore[attr-defined]
+    f, q = h / k - one * h - two * k, hq / kq - one * hq - two * kq
+    for what, bound, v in (("float", band.float, f), ("quantized", band.quantized, q), ("gap", band.delta, q - f)):
+        if ((v < bound.lo - 1e-13) | (v > bound.hi + 1e-13)).any():
+            return what
+    return None
+
+
+def test_a_divisor_that_may_be_0_is_named() -> None:
+    b = Builder()
+    x, y = b.tensor((1, N)), b.tensor((1, N))
+    b.op("DIV", [x, x], [y])
+    plain = b.build([x], [y])
+    b = Builder()
+    x, q, at, y = b.tensor((1, N)), b.tensor((1, N), "int8", scale=0.1), b.tensor((1, N)), b.tensor((1, N))
+    b.op("QUANTIZE", [x], [q], version=2)
+    b.op("DEQUANTIZE", [q], [at], version=2)
+    b.op("DIV", [at, at], [y])
+    twins = load(plain, b.build([x], [y]))
+    codec, rng = codec_of(twins.pair), np.random.default_rng(0)
+    cell = real_cell(twins.pair, codec, rng)
+    cell = type(cell)(-np.ones_like(cell.lower), np.ones_like(cell.upper), None, 0, np.zeros_like(cell.lower))
+    task = task_of(twins.pair, cell, codec, Runtime.BUILTIN)
+    with pytest.raises(UnboundedError, match="divisor may be 0") as e:
+        check(task, samples(task, rng, 4), Settings(), Seen())
+    assert e.value.code == "QEB440"
+
+
+def test_an_int8_divisor_that_is_computed_is_refused() -> None:
+    b = Builder()
+    x, y = b.tensor((1, N), "int8", scale=0.1), b.tensor((1, N), "int8", scale=0.1)
+    b.op("DIV", [x, x], [y], version=2)
+    with pytest.raises(UnsupportedError, match="fails on a divisor of 0"):
+        load(b.build([x], [y]), b.build([x], [y]))
+
+
+def test_a_constant_that_is_broadcast_over_a_divisor_is_named() -> None:
+    def model(quantized: bool) -> bytes:
+        b = Builder()
+        x = at = b.tensor((1, 1))
+        if quantized:
+            q, at = b.tensor((1, 1), "int8", scale=0.1), b.tensor((1, 1))
+            b.op("QUANTIZE", [x], [q], version=2)
+            b.op("DEQUANTIZE", [q], [at], version=2)
+        c, y = b.tensor((1, N), data=np.ones(N)), b.tensor((1, N))
+        b.op("DIV", [c, at], [y])
+        return b.build([x], [y])
+
+    with pytest.raises(UnsupportedError, match="broadcast"):
+        lower(load(model(False), model(True)).pair, Runtime.BUILTIN, float32=True)
+
+
+def _wrong_slope(m: Patch) -> None:
+    real = quotients.Reciprocal.slopes
+    m.setattr(quotients.Reciprocal, "slopes", lambda self, x: tuple(0.3 * v for v in real(self, x)))
+
+
+def _other_way(m: Patch) -> None:
+    real = quotients.moved_by
+    m.setattr(quotients, "moved_by", lambda f, x: Interval(-real(f, x).hi, -real(f, x).lo))
+
+
+def _straight(m: Patch) -> None:
+    m.setattr(quotients.Reciprocal, "rest", lambda self, x, slope: Interval.point(1.0 / x.lo - slope * x.lo))
+
+
+MUTANTS = (
+    ("the reciprocal moves too little", _wrong_slope, lambda: fails("both", 30)),
+    ("the reciprocal rises", _other_way, lambda: fails("numerator", 30)),
+    ("the reciprocal is a line", _straight, lambda: next(filter(None, map(_line_fails, range(20))), None)),
+)
+
+
+@pytest.mark.parametrize("name,mutate,found", MUTANTS, ids=[m[0] for m in MUTANTS])
+def test_mutants_are_caught(name: str, mutate: Callable, found: Callable, monkeypatch: Patch) -> None:
+    mutate(monkeypatch)
+    assert found() is not None, name
