@@ -2,7 +2,7 @@
 
     OPENBLAS_NUM_THREADS=1 python -m benchmarks.tiny [--networks 500] [--first 0] [--write docs/benchmarks.md]
 
-Random int8 TFLite networks (convolutions, pools, residuals, dense layers, sigmoids; int8, uint8 and float inputs), each
+Random int8 TFLite networks (convolutions, pools, residuals, dense layers, tanh; int8, uint8 and float inputs), each
 with a box of at most 65,536 inputs, in one of the three installed runtimes, against the float network in float32 or
 real arithmetic.  *enumerate* gives the truth: it must pass at the figure that it proves, and fail one float step below
 the figure that it witnesses.  Then falsify, dra, split and branch, without *enumerate*: PASS at 1.02 times, FAIL at
@@ -149,6 +149,7 @@ def ask(task: Task, tally: Tally, session: Session) -> None:
     found = integer_maximum(task, task.outputs[0], 1, work=10.0, seconds=60.0)
     if found.result.trouble is not None or not found.exact or found.best is None:
         tally.no_program += 1
+        print(f"{task.pair.quantized.source.label}: {found.result}", file=sys.stderr, flush=True)
         return
     parts = [quantized_outputs(task, Inputs.of_codes(task, c))[:, 0].max() for c in all_codes(task.cell, 4096)]
     same = found.best == max(parts)

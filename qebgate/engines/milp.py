@@ -23,8 +23,9 @@ from qebgate.engines.concrete import Inputs, Session, gaps, quantized_outputs
 from qebgate.engines.dra.analysis import Analysis, Settings
 from qebgate.engines.dra.program import Program, direct, program
 from qebgate.engines.guard import Guard
+from qebgate.engines.milp_codes import NotInteger, encode
 from qebgate.engines.milp_encoding import Encoded, Encoding, applies
-from qebgate.engines.milp_integer import NotInteger, encode, gap_bound, solve
+from qebgate.engines.milp_integer import gap_bound, solve
 from qebgate.evidence import Bound, Evidence, Stopped, Witness
 from qebgate.ir.tensor import Array
 from qebgate.milp import mathopt

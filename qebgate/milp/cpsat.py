@@ -49,6 +49,14 @@ class Extreme:
     sign: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """The variables together take the values of one of ``rows [n, variables]``."""
+
+    variables: I64
+    rows: I64
+
+
 @dataclass
 class IntegerModel:
     """Collects bounded integer variables and the rows between them."""
@@ -57,6 +65,7 @@ class IntegerModel:
     hi: list[int] = field(default_factory=list[int])
     rows: list[Row] = field(default_factory=list[Row])
     extremes: list[Extreme] = field(default_factory=list[Extreme])
+    tables: list[Table] = field(default_factory=list[Table])
 
     def variables(self, lo: I64, hi: I64) -> I64:
         """New variables in ``[lo, hi]``; returns their indices."""
@@ -83,6 +92,9 @@ class IntegerModel:
 
     def extreme(self, target: int, sources: Sequence[int], floor: int | None = None, sign: int = 1) -> None:
         self.extremes.append(Extreme(target, np.asarray(sources, dtype=np.int64), floor, sign))
+
+    def table(self, variables: Sequence[int], rows: I64) -> None:
+        self.tables.append(Table(np.asarray(variables, dtype=np.int64), _whole(rows)))
 
     def clamp(self, v: int, lo: int, hi: int) -> int:
         """A variable that is another one clamped to ``[lo, hi]``."""
@@ -132,7 +144,7 @@ class IntegerResult:
 
 def refusal(m: IntegerModel, objective: tuple[I64, I64]) -> str | None:
     """Why a program must not be given to CP-SAT; None where it may."""
-    size = sum(r.variables.size for r in m.rows)
+    size = sum(r.variables.size for r in m.rows) + sum(t.rows.size for t in m.tables)
     if size > MAX_SIZE:
         return f"{size} coefficients are more than {MAX_SIZE}"
     reach = np.maximum(np.abs(np.asarray(m.lo, dtype=object)), np.abs(np.asarray(m.hi, dtype=object)))
@@ -196,7 +208,7 @@ def checked(m: IntegerModel, objective: tuple[I64, I64], raw: IntegerRaw) -> Int
 
 
 def holds(m: IntegerModel, x: I64) -> bool:
-    """Whether a point satisfies bounds, rows and extremes, in exact integers."""
+    """Whether a point satisfies bounds, rows, extremes and tables, in exact integers."""
     values = [int(v) for v in x]
     if any(not lo <= v <= hi for lo, v, hi in zip(m.lo, values, m.hi, strict=True)):
         return False
@@ -209,7 +221,7 @@ def holds(m: IntegerModel, x: I64) -> bool:
         given = [values[v] for v in e.sources] + ([] if e.floor is None else [e.floor])
         if values[e.target] != (max(given) if e.sign > 0 else min(given)):
             return False
-    return True
+    return all((t.rows == [values[v] for v in t.variables]).all(axis=1).any() for t in m.tables)
 
 
 def run(
@@ -261,6 +273,8 @@ def _program(m: IntegerModel, objective: tuple[I64, I64], hint: I64 | None) -> A
     for e in m.extremes:
         given = [v[i] for i in e.sources.tolist()] + ([] if e.floor is None else [e.floor])
         (program.add_max_equality if e.sign > 0 else program.add_min_equality)(v[e.target], given)
+    for t in m.tables:
+        program.add_allowed_assignments([v[i] for i in t.variables.tolist()], t.rows.tolist())
     program.maximize(total(*objective))
     for i, value in enumerate(() if hint is None else hint.tolist()):
         program.add_hint(v[i], value)

@@ -8,13 +8,26 @@ import numpy as np
 import pytest
 
 from qebgate.engines.concrete import Inputs, quantized_outputs
-from qebgate.engines.milp_integer import Maximum, gap_bound, integer_maximum, simplest, straight
+from qebgate.engines.enumerate import all_codes
+from qebgate.engines.milp_integer import Maximum, gap_bound, integer_maximum
+from qebgate.engines.milp_stairs import Steps, simplest, straight
 from qebgate.milp.cpsat import IntegerResult
 from qebgate.runtimes.profiles import Runtime
 from qebgate.task import Task
+from tests.engines.test_reached import few_free
 from tests.engines.tiny import RUNTIMES, tiny
+from tests.laws.pairs import codec_of, one_operator, random_pair, task_of
 
-CASES = ("dense_4-int8", "dense_relu6-int8", "dense_saturating-int8", "conv-int8", "max_pool-int8", "linear-uint8")
+CASES = (
+    "dense_4-int8",
+    "dense_relu6-int8",
+    "dense_saturating-int8",
+    "conv-int8",
+    "max_pool-int8",
+    "linear-uint8",
+    "average_pool-int8",
+    "residual-int8",
+)
 WHOLE = ("dense_4-int8", "linear-uint8")
 
 
@@ -73,13 +86,64 @@ def test_a_stopped_search_bounds_the_maximum() -> None:
     assert m.best is None or m.best <= truth
 
 
-@pytest.mark.parametrize("name", ["average_pool-int8", "residual-int8", "softmax-int8"])
-def test_what_has_no_integer_program_is_told(name: str) -> None:
-    t = tiny(name)
+OPERATORS = (
+    *("ABS", "ADD", "AVERAGE_POOL_2D", "CONCATENATION", "GELU", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC", "MEAN"),
+    *("MUL", "PAD", "PRELU", "QUANTIZE", "RELU", "RELU6", "SUB", "TANH", "TRANSPOSE"),
+)
+
+
+@pytest.mark.parametrize(
+    ("op", "runtime"),
+    [
+        pytest.param(op, r, marks=[pytest.mark.slow] if (k + i) % 3 else [])
+        for k, op in enumerate(OPERATORS)
+        for i, r in enumerate(RUNTIMES)
+    ],
+)
+def test_operators_without_weights(op: str, runtime: Runtime) -> None:
+    """Both ends of some outputs, over the codes of a few inputs."""
+    rng, told = np.random.default_rng(sum(op.encode())), 0
+    for seed in range(4):
+        pair = one_operator(op, seed).pair
+        cell = few_free(pair, rng, 2)
+        if cell.count is None or cell.count > 1 << 16:
+            continue
+        task = task_of(pair, cell, codec_of(pair), runtime)
+        parts = [quantized_outputs(task, Inputs.of_codes(task, c)) for c in all_codes(cell, 4096)]
+        moving = np.flatnonzero(np.ptp(np.concatenate(parts), axis=0))
+        for output in rng.permutation(moving)[:2].tolist():
+            for sign in (-1, 1):
+                m = integer_maximum(task, output, sign, work=5.0, seconds=30.0)
+                if m.result.trouble is not None:
+                    assert m.bound is None
+                    told += 1
+                    continue
+                assert m.exact
+                assert m.best == max((sign * p[:, output]).max() for p in parts)
+    assert told == 0 or op == "MUL"
+
+
+@pytest.mark.parametrize(
+    "seed", [pytest.param(k, marks=[] if k in (1, 3, 5, 6, 14, 38, 39, 51) else pytest.mark.slow) for k in range(100)]
+)
+def test_random_networks(seed: int) -> None:
+    pair, rng = random_pair(seed).pair.at("logits"), np.random.default_rng(seed)
+    cell = few_free(pair, rng, 2)
+    task = task_of(pair, cell, codec_of(pair), RUNTIMES[seed % 3])
+    assert cell.count is not None
+    if cell.count > 1 << 16:
+        return
+    truth = max(quantized_outputs(task, Inputs.of_codes(task, c))[:, 0].max() for c in all_codes(cell, 4096))
+    m = integer_maximum(task, 0, work=20.0, seconds=60.0)
+    assert m.exact
+    assert m.best == truth
+
+
+def test_what_has_no_integer_program_is_told() -> None:
+    t = tiny("softmax-int8")
     m = integer_maximum(t.task(t.whole, Runtime.BUILTIN), 0, work=1.0, seconds=5.0)
-    if name != "softmax-int8":  # its logits are compared
-        assert m.bound is None
-        assert m.result.trouble is not None
+    assert m.bound is None
+    assert m.result.trouble == "operator #2 SOFTMAX is not linear"
 
 
 def test_bound_of_the_gap() -> None:
@@ -95,14 +159,14 @@ def test_straight_staircases_are_found_and_others_are_not(seed: int) -> None:
     rng = np.random.default_rng(seed)
     slope, shift = Fraction(int(rng.integers(600, 90_000)), int(rng.integers(1, 200))), int(rng.integers(-9999, 9999))
     first = np.asarray([-((-(slope * k + shift)) // 1) for k in range(int(rng.integers(4, 250)))], np.int64)
-    line = straight(first)
+    line = straight(Steps.of_firsts(0, first))
     assert line is not None
     a, c, d = line
     for k, t in enumerate(first.tolist()):
         assert a * t >= c * k + d > a * (t - 1)
     bent = first.copy()
     bent[bent.size // 2 :] += int(slope) // 2
-    assert straight(bent) is None
+    assert straight(Steps.of_firsts(0, bent)) is None
 
 
 @pytest.mark.parametrize("seed", range(50))
