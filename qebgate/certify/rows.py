@@ -391,7 +391,7 @@ class _Step:
             a = np.clip(total, -(2**31) + 1, 2**31 - 1).reshape(-1, channels)
             scales = lin.x.q.s, lin.w.q.scale, lin.y.q.s, lin.y.q.z
             return (
-                requantize(a, *scales, limits, self.runtime, dense=dense, wide=False, tail=tail)
+                requantize(a, *scales, limits, lin.kernel(self.runtime), dense=dense, wide=False, tail=tail)
                 .ravel()
                 .astype(np.int64)
             )

@@ -336,6 +336,43 @@ class Depthwise(LinearMap):
         return Difference(self, other)
 
 
+@dataclass(frozen=True, eq=False)
+class Transposed(LinearMap):
+    """Another map read the other way round: TRANSPOSE_CONV of a convolution."""
+
+    inner: LinearMap
+
+    @property
+    def n(self) -> int:
+        return self.inner.m
+
+    @property
+    def m(self) -> int:
+        return self.inner.n
+
+    @property
+    def terms(self) -> int:
+        return self.inner.terms
+
+    @property
+    def macs(self) -> int:
+        return self.inner.macs
+
+    def forward(self, x: F64) -> F64:
+        return self.inner.back(x)
+
+    def back(self, y: F64) -> F64:
+        return self.inner.forward(y)
+
+    def _abs(self) -> Transposed:
+        return Transposed(self.inner.absolute)
+
+    def minus(self, other: LinearMap) -> LinearMap:
+        if isinstance(other, Transposed) and (other.n, other.m) == (self.n, self.m):
+            return Transposed(self.inner.minus(other.inner))
+        return Difference(self, other)
+
+
 @dataclass(frozen=True)
 class Scale(LinearMap):
     """Multiplication by one number: the identity for 1.0."""
@@ -390,6 +427,11 @@ class Sparse(LinearMap):
     @property
     def m(self) -> int:
         return shape_of(self.matrix)[0]
+
+    @cached_property
+    def selects(self) -> bool:
+        """Whether every output is one of the inputs."""
+        return bool((np.diff(self.matrix.indptr) == 1).all() and (self.matrix.data == 1.0).all())
 
     @cached_property
     def _transposed(self) -> sp.csr_matrix:

@@ -138,7 +138,7 @@ class QuantizedNetwork(Network):
                 lin.y.q.s,
                 lin.y.q.z,
                 limits,
-                self.runtime,
+                lin.kernel(self.runtime),
                 dense=dense,
                 wide=False,
                 tail=tail,

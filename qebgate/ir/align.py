@@ -19,7 +19,7 @@ from qebgate.numerics.rounding import F64, TINY32
 QUANTIZED_ONLY = frozenset({"QUANTIZE", "DEQUANTIZE", "RESHAPE"})
 FLOAT_ONLY = frozenset({"RESHAPE", "RELU", "RELU6"})
 COMMUTATIVE = frozenset({"ADD", "MAXIMUM", "MINIMUM", "MUL"})
-WEIGHTED = frozenset({"FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "FIXED_POINT_DENSE"})
+WEIGHTED = frozenset({"FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FIXED_POINT_DENSE"})
 FLOAT_TWIN = {"FIXED_POINT_DENSE": "FULLY_CONNECTED"}
 """The float operator of a quantized one, where it has another name."""
 SATURATING = frozenset({"FIXED_POINT_DENSE"})

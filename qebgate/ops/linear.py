@@ -1,4 +1,4 @@
-"""What the three operators with weights share: real-valued maps, biases and exact requantization."""
+"""What the operators with weights share: real-valued maps, biases and exact requantization."""
 
 from __future__ import annotations
 
@@ -60,9 +60,10 @@ def lower_linear(
             noise=ctx.noise(step),
         )
     scale, _ = q.w.q.along(q.weights.ndim)
+    kernel = q.kernel(ctx.runtime)
     unit = np.broadcast_to(q.x.q.s * q.w.q.scale, (channels,))
     bq = np.zeros(channels) if q.bias is None else q.bias.astype(np.float64) * unit
-    codes = activation[1].code_range(q.y, ctx.runtime)
+    codes = activation[1].code_range(q.y, kernel)
     return Affine(
         label=label(step),
         inputs=step.inputs,
@@ -88,22 +89,21 @@ def _exact_weights(q: LinearNode) -> F64:
     stored = q.w.stored
     if stored is None or stored.quant is None:
         return q.weights.astype(np.float64)
-    assert q.w.const is not None
-    scale, _ = stored.quant.along(q.w.const.ndim)
-    codes = np.rint(q.w.const.astype(np.float64) / scale)
+    scale, _ = stored.quant.along(q.weights.ndim)
+    codes = np.rint(q.weights.astype(np.float64) / scale)
     return codes * scale
 
 
 def _requantizer(
     q: LinearNode, node: Node, ctx: Context, codes: tuple[int, int], *, dense: bool, tail: NDArray[np.bool_] | None
 ) -> Callable[[I64], I64]:
-    out = ctx.pair.quantized.tensors[node.outputs[0]]
+    out, kernel = ctx.pair.quantized.tensors[node.outputs[0]], q.kernel(ctx.runtime)
 
     def run(acc: I64) -> I64:
         most = 2**46 if q.wide else 2**31 - 1
         shaped = np.clip(acc, -most, most).reshape(1, *out.shape)
         scales = q.x.q.s, q.w.q.scale, out.q.s, out.q.z
-        got = requantize(shaped, *scales, codes, ctx.runtime, dense=dense, wide=q.wide, tail=tail)
+        got = requantize(shaped, *scales, codes, kernel, dense=dense, wide=q.wide, tail=tail)
         return got.ravel().astype(np.int64)
 
     return run

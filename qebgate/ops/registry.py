@@ -32,6 +32,7 @@ from qebgate.ops.squashing import SoftmaxLowering
 from qebgate.ops.resize_bilinear import ResizeBilinearLowering
 from qebgate.ops.sums import AddLowering, SubLowering
 from qebgate.runtimes.profiles import Runtime
+from qebgate.ops.transpose_conv import TransposeConvLowering
 from qebgate.semantics.emulation import check_runtime
 from qebgate.semantics.moves import MOVES
 
@@ -55,6 +56,7 @@ _ALL: tuple[Lowering, ...] = (
     ResizeBilinearLowering(),
     SubLowering(),
 )
+    TransposeConvLowering(),
 
 _CURVES = ("ABS", "ELU", "GELU", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC", "PRELU", "TANH")
 

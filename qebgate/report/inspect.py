@@ -13,7 +13,7 @@ from qebgate.ir.graph import Graph, Node
 from qebgate.ir.pair import Pair
 from qebgate.ir.tensor import Tensor
 
-WEIGHTED = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")
+WEIGHTED = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
 
 
 COLUMNS = ("#", "operator", "input", "output", "type", "scale", "zero point", "weights")

@@ -38,6 +38,11 @@ def multiply_quantized(runtime: Runtime) -> Callable[[I64, Multiplier], I64]:
     return multiply_single_rounding if runtime is Runtime.TFLM_SINGLE else multiply_double_rounding
 
 
+def scalar_tail(channels: int) -> NDArray[np.bool_]:
+    """Channels that builtin's loops over vectors of 8 leave to a scalar loop, which rounds as gemmlowp does."""
+    return np.arange(channels) >= channels // 8 * 8
+
+
 def requantize(
     acc: I64,
     s_in: float,
@@ -55,7 +60,7 @@ def requantize(
 
     ``s_w`` has one entry (per tensor) or C (per channel).  ``dense`` selects FULLY_CONNECTED's own forms, ``wide``
     those of int16 activations, which are the same in every runtime.  ``tail`` marks channels for which ruy falls
-    back to gemmlowp's rounding (depthwise).
+    back to gemmlowp's rounding (depthwise, transposed).
     """
     lo, hi = code_range
     if wide:

@@ -108,6 +108,11 @@ class Semantics(ABC):
         del options
         return None
 
+    def arrange(self, node: Node, tensors: Sequence[Tensor]) -> Node:
+        """The node of a file as the rest of qebgate reads it; raises UnsupportedError."""
+        del tensors
+        return node
+
     def check(self, node: Node, graph: Graph) -> None:
         """Raise UnsupportedError or ModelError where the node is not what the executors assume."""
 

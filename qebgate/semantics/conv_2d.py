@@ -1,4 +1,4 @@
-"""CONV_2D (tensorflow/lite/kernels/conv.cc), by patches and an exact matrix product."""
+"""CONV_2D (tensorflow/lite/kernels/conv.cc), by patches and an exact matrix product; in groups of channels too."""
 
 from __future__ import annotations
 
@@ -52,9 +52,10 @@ class Conv2D(Semantics):
         lin = LinearNode.of(node, graph)
         n, _, _, c = image(node, graph, lin.x)
         oc, _, _, depth = image(node, graph, lin.w)
-        require(
-            depth == c, "grouped convolutions are not supported", node, graph, f"{c} channels, weights have {depth}"
-        )
+        fits = lin.weights.shape[3] == c
+        require(fits, "the weights do not fit the input's channels", node, graph, f"{c}, weights have {depth}")
+        hybrid = lin.groups > 1 and graph.is_hybrid(node)
+        require(not hybrid, "grouped convolutions with weights quantized for float inputs", node, graph, lin.groups)
         self.window(node, graph).check(node, graph, lin.y, n, oc)
         if lin.bias is not None:
             require(lin.bias.shape == (oc,), "the bias does not fit the weights", node, graph, lin.bias.shape)
@@ -81,7 +82,7 @@ class Conv2D(Semantics):
         float_type = np.float32 if bound < 2.0**24 else np.float64
         w = lin.weights.astype(float_type).reshape(lin.y.shape[3], -1).T
         window = self.window(node, graph)
-        codes = attrs.activation.code_range(lin.y, runtime)
+        kernel, codes = lin.kernel(runtime), attrs.activation.code_range(lin.y, runtime)
         rows = x.reshape(-1, *lin.x.shape[1:])
         y = np.empty((len(rows), *lin.y.shape[1:]), np.int32)
         area = window.out[0] * window.out[1]
@@ -91,7 +92,7 @@ class Conv2D(Semantics):
             if lin.bias is not None:
                 acc += lin.bias
             q = requantize(
-                acc, lin.x.q.s, lin.w.q.scale, lin.y.q.s, lin.y.q.z, codes, runtime, dense=False, wide=lin.wide
+                acc, lin.x.q.s, lin.w.q.scale, lin.y.q.s, lin.y.q.z, codes, kernel, dense=False, wide=lin.wide
             )
             y[part] = q.reshape(-1, *lin.y.shape[1:])
         return y.reshape(x.shape[0], *lin.y.shape)
@@ -99,7 +100,7 @@ class Conv2D(Semantics):
     def rounding(self, node: Node, graph: Graph, runtime: Runtime) -> Rounding:
         lin = LinearNode.of(node, graph)
         scales = lin.x.q.s, lin.w.q.scale, lin.y.q.s
-        dev = linear_deviation(*scales, runtime, dense=False, wide=lin.wide, reach=Rounding.REACH)
+        dev = linear_deviation(*scales, lin.kernel(runtime), dense=False, wide=lin.wide, reach=Rounding.REACH)
         return Rounding.symmetric(dev)
 
 

@@ -75,4 +75,17 @@ def _leaky_relu(node: Node, graph: Graph, y: Tensor) -> bool:
     return 2.0**-8 <= float(ratio) <= 2.0**7 and 2.0**-8 <= float(below) <= 2.0**7
 
 
-_RULES = {"ADD": _add, "LEAKY_RELU": _leaky_relu, "QUANTIZE": _quantize, "MAX_POOL_2D": _max_pool}
+def _transpose_conv(node: Node, graph: Graph, y: Tensor) -> bool:
+    """Not where SAME padding of a kernel shorter than its stride leaves gaps."""
+    del y
+    kernel, how = graph.tensors[node.inputs[1]].shape[1:3], node.attrs.how  # type: ignore[attr-defined]
+    return bool(not how.same or (kernel[0] >= how.stride[0] and kernel[1] >= how.stride[1]))
+
+
+_RULES = {
+    "ADD": _add,
+    "LEAKY_RELU": _leaky_relu,
+    "MAX_POOL_2D": _max_pool,
+    "QUANTIZE": _quantize,
+    "TRANSPOSE_CONV": _transpose_conv,
+}

@@ -10,7 +10,7 @@ import numpy as np
 from qebgate.ir.graph import Graph, Node
 from qebgate.ir.tensor import Array
 from qebgate.runtimes.profiles import Runtime
-from qebgate.semantics.accumulate import linear_deviation, requantize
+from qebgate.semantics.accumulate import linear_deviation, requantize, scalar_tail
 from qebgate.semantics.base import (
     Activation,
     Options,
@@ -86,8 +86,7 @@ class DepthwiseConv2D(Semantics):
         window = self.window(node, graph)
         channels = lin.y.shape[3]
         codes = attrs.activation.code_range(lin.y, runtime)
-        # ruy-like rounding on whole vectors of 8 channels, the scalar loop's on the rest
-        tail = np.arange(channels) >= channels // 8 * 8
+        tail = scalar_tail(channels)
         rows = x.reshape(-1, *lin.x.shape[1:])
         y = np.empty((len(rows), *lin.y.shape[1:]), np.int32)
         for part in chunks(len(rows), 32 * lin.y.size // max(1, lin.y.shape[0])):

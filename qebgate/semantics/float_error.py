@@ -40,6 +40,7 @@ from qebgate.semantics.pool_2d import Pool2D
 from qebgate.semantics.registry import SEMANTICS
 from qebgate.semantics.resize_bilinear import ResizeBilinear, Taps
 from qebgate.semantics.tables import Prelu
+from qebgate.semantics.transpose_conv import TransposeConv, scatter
 from qebgate.semantics.windows import chunks
 
 LOGISTIC_ULPS = 16.0
@@ -214,11 +215,14 @@ def _conv(node: Node, graph: Graph, x: list[Computed]) -> F64:
     lin, sem = LinearNode.of(node, graph), SEMANTICS["CONV_2D"]
     assert isinstance(sem, Conv2D)
     window, one = sem.window(node, graph), np.ones((1, *lin.weights.shape[1:3], 1))
+    read = (lin.weights != 0).astype(np.float64)
     s = _summed(
         x[0],
         lin,
         lambda v, w: correlate(window, v, w, None),
-        lambda v: correlate(window, v.sum(axis=-1, keepdims=True), one, None),
+        lambda v: correlate(window, v, read, None)
+        if lin.groups > 1
+        else correlate(window, v.sum(axis=-1, keepdims=True), one, None),
     )
     if lin.weights.size * window.out[0] * window.out[1] <= _SORTED:
         rows = Computed(window.columns(x[0].lo, 0), window.columns(x[0].hi, 0))
@@ -243,6 +247,19 @@ def _depthwise(node: Node, graph: Graph, x: list[Computed]) -> F64:
         a, b = (np.repeat(v, channels // v.shape[1], axis=1) * w for v in ends)
         s = replace(s, operands=_added(a, b, _bias(lin)).reshape(s.positive.shape))
     return _linear(node, s, taps, lin.weights.astype(np.float64))
+
+
+def _transpose_conv(node: Node, graph: Graph, x: list[Computed]) -> F64:
+    lin, sem = LinearNode.of(node, graph), SEMANTICS["TRANSPOSE_CONV"]
+    assert isinstance(sem, TransposeConv)
+    window, one = sem.window(node, graph), np.ones((1, *lin.weights.shape[1:3], 1))
+    s = _summed(
+        x[0],
+        lin,
+        lambda v, w: scatter(window, v, w),
+        lambda v: scatter(window, v.sum(axis=-1, keepdims=True), one),
+    )
+    return _linear(node, s, lin.weights[0].size, lin.weights.astype(np.float64))
 
 
 def _average(n: int, mean: F64) -> F64:
@@ -427,6 +444,7 @@ _RULES = MappingProxyType[str, Rule](
         "SOFTMAX": _softmax,
         "SUB": _add,
         "TANH": _tanh,
+        "TRANSPOSE_CONV": _transpose_conv,
         **dict.fromkeys((cls.name for cls in MOVES), _copy),
     }
 )

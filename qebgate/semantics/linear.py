@@ -1,4 +1,4 @@
-"""What FULLY_CONNECTED, CONV_2D and DEPTHWISE_CONV_2D share: constant weights and bias, checked."""
+"""What the operators with weights share: constant weights and bias, checked, and which kernel rounds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ import numpy as np
 from qebgate.errors import UnsupportedError
 from qebgate.ir.graph import Graph, Node
 from qebgate.ir.tensor import Array, DType, Tensor
+from qebgate.runtimes.profiles import Runtime
 from qebgate.semantics.base import require
+from qebgate.semantics.delegation import owner
+
+LARGEST = 1 << 24
+"""Entries of the weights of a grouped convolution, written out for all input channels, at most."""
+BIAS_LEFT_OUT = frozenset({"FULLY_CONNECTED", "TRANSPOSE_CONV"})
+"""Operators on codes that every runtime executes without a bias."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -17,7 +24,7 @@ class LinearNode:
     """A node ``y = act(x * W + b)`` with constant ``W`` and an optional constant ``b``.
 
     ``weights`` are integer codes where the input is, and real numbers where it is a float: those of a hybrid
-    node dequantized, exact in float64.
+    node dequantized, exact in float64.  Those of a grouped CONV_2D are written out, zero between groups.
     """
 
     node: Node
@@ -27,6 +34,7 @@ class LinearNode:
     y: Tensor
     weights: Array
     bias: Array | None
+    groups: int = 1
 
     @classmethod
     def of(cls, node: Node, graph: Graph) -> LinearNode:
@@ -43,7 +51,17 @@ class LinearNode:
             )
         if graph.is_hybrid(node):
             weights = w.q.dequantize(weights)
-        return cls(node, graph, graph.tensors[xi], w, graph.tensors[node.outputs[0]], weights, bias)
+        x, groups = graph.tensors[xi], 1
+        if node.op == "CONV_2D" and len(x.shape) == len(w.shape) == 4:
+            groups = max(1, x.shape[3] // max(1, w.shape[3]))
+        if groups > 1:
+            weights = _ungrouped(node, graph, weights, groups)
+        return cls(node, graph, x, w, graph.tensors[node.outputs[0]], weights, bias, groups)
+
+    def kernel(self, runtime: Runtime) -> Runtime:
+        """The runtime whose requantization the node has: builtin leaves grouped convolutions to the reference's."""
+        made = owner(self.node, self.graph, runtime)
+        return Runtime.REFERENCE if made is Runtime.BUILTIN and self.groups > 1 else made
 
     @property
     def wide(self) -> bool:
@@ -100,7 +118,7 @@ class LinearNode:
         channels = self.weights.shape[axis]
         # LiteRT refuses int8 convolutions without a bias, or crashes on them
         require(
-            self.bias is not None or n.op == "FULLY_CONNECTED", f"an int8 {n.op} without a bias is not executable", n, g
+            self.bias is not None or n.op in BIAS_LEFT_OUT, f"an int8 {n.op} without a bias is not executable", n, g
         )
         if self.bias is not None:
             bias_type = self.graph.tensors[n.inputs[2]].dtype
@@ -148,3 +166,15 @@ class LinearNode:
             g,
             f"off by {off:.2g}",
         )
+
+
+def _ungrouped(node: Node, graph: Graph, weights: Array, groups: int) -> Array:
+    """``[M, K, L, C]`` from weights ``[M, K, L, C / groups]``; the first M / groups of them read the first group."""
+    m, k, j, depth = weights.shape
+    require(m % groups == 0, "the output channels do not divide into the groups", node, graph, f"{m}, {groups}")
+    size = weights.size * groups
+    require(size <= LARGEST, "a grouped convolution of this size is not supported", node, graph, size)
+    out = np.zeros((groups, m // groups, k, j, groups, depth), weights.dtype)
+    g = np.arange(groups)
+    out[g, :, :, :, g, :] = weights.reshape(groups, m // groups, k, j, depth)
+    return out.reshape(m, k, j, groups * depth)

@@ -28,6 +28,7 @@ from qebgate.semantics.softmax import Softmax
 from qebgate.semantics.sub import Sub
 from qebgate.semantics.tables import Abs, Elu, Gelu, HardSwish, LeakyRelu, Prelu
 
+from qebgate.semantics.transpose_conv import TransposeConv
 _ALL: tuple[type[Semantics], ...] = (
     Abs,
     Add,
@@ -60,6 +61,7 @@ _ALL: tuple[type[Semantics], ...] = (
     Sub,
     Tanh,
     *MOVES,
+    TransposeConv,
 )
 
 SEMANTICS = MappingProxyType({cls.name: cls() for cls in _ALL})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from qebgate.domains.linear_map import Conv, Dense, Depthwise, Difference, LinearMap, Scale, Sparse, gather
+from qebgate.domains.linear_map import Conv, Dense, Depthwise, Difference, LinearMap, Scale, Sparse, Transposed, gather
 from qebgate.ops.windows import geometry, taps
 from qebgate.semantics.conv_2d import correlate
 from qebgate.semantics.depthwise_conv_2d import correlate_depthwise
@@ -50,6 +50,11 @@ def depthwise(seed: int) -> tuple[LinearMap, np.ndarray]:
     return Depthwise(kernel[0].reshape(*win.kernel, c, m), geometry(win)), matrix
 
 
+def transposed(seed: int) -> tuple[LinearMap, np.ndarray]:
+    m, matrix = conv(seed)
+    return Transposed(m), matrix.T
+
+
 def scale(seed: int) -> tuple[LinearMap, np.ndarray]:
     n = 1 + seed % 7
     f = float((1.0, 0.0, -3.0, 2.0)[seed % 4])
@@ -83,6 +88,7 @@ KINDS = {
     "rows": lambda s: dense(s, 3),
     "conv": conv,
     "depthwise": depthwise,
+    "transposed": transposed,
     "scale": scale,
     "sparse": sparse,
     "gather": gathered,

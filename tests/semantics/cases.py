@@ -23,6 +23,8 @@ from tests.semantics.draw import (
 from tests.semantics.more_cases import MORE
 from tests.support.tflite_builder import Builder
 
+VERSIONS = {"FULLY_CONNECTED": 5, "TRANSPOSE_CONV": 4}
+
 
 def _linear_scales(rng: Rng, acc: np.ndarray, s_in: float, channels: int) -> tuple[np.ndarray, float]:
     per_channel = bool(rng.integers(2))
@@ -67,7 +69,7 @@ def _add_linear(
     else:
         ins.append(b.tensor((channels,), "int32", data=bias, scale=(s_w.astype(np.float64) * s_in), zero_point=0))
     y = b.tensor(y_shape, "int8", scale=s_out, zero_point=zero_of(rng))
-    b.op(op, ins, [y], fused_activation=activation_of(rng), version=5 if op == "FULLY_CONNECTED" else 3, **options)
+    b.op(op, ins, [y], fused_activation=activation_of(rng), version=VERSIONS.get(op, 3), **options)
     return y
 
 
@@ -117,6 +119,45 @@ def depthwise_conv_2d(rng: Rng, batch: int = 6) -> Case:
         padding=0 if same else 1, stride_h=s[0], stride_w=s[1], dilation_h_factor=d[0], dilation_w_factor=d[1],
     )  # fmt: skip
     return Case("DEPTHWISE_CONV_2D", b.build([x], [y]), codes(rng, (batch, 1, h, w_, c)))
+
+
+def grouped_conv_2d(rng: Rng, batch: int = 6) -> Case:
+    """CONV_2D in groups; seeds of :data:`CASES` stay as they are."""
+    h, w_, k, s, d, same = geometry(rng)
+    groups, depth, each = (int(pick(rng, *v)) for v in ((2, 3, 8), (1, 1, 2, 5), (1, 2, 3, 8)))
+    b, s_in, c, m = Builder(), scale_of(rng), groups * depth, groups * each
+    x = b.tensor((1, h, w_, c), "int8", scale=s_in, zero_point=zero_of(rng))
+    w = codes(rng, (m, *k, depth))
+    p, q = output_shape(h, w_, k, s, d, same)
+    y = _add_linear(
+        b, rng, "CONV_2D", x, w, s_in, _typical(rng, w, 0), (1, p, q, m), 0,
+        padding=0 if same else 1, stride_h=s[0], stride_w=s[1], dilation_h_factor=d[0], dilation_w_factor=d[1],
+    )  # fmt: skip
+    return Case("CONV_2D", b.build([x], [y]), codes(rng, (batch, 1, h, w_, c)))
+
+
+def transpose_conv(rng: Rng, batch: int = 6) -> Case:
+    """Every output size that the transposed convolution can come from; sometimes without a bias."""
+    same = bool(rng.integers(2))
+    k, s, size = ([int(v) for v in rng.integers(1, n, 2)] for n in (5, 4, 6))
+    if rng.random() < 0.5:
+        s = [2, 2]
+    larger = [int(rng.integers(n)) for n in s]
+    out = [n * a - e if same else (n - 1) * a + b + e for n, a, b, e in zip(size, s, k, larger, strict=True)]
+    c, m = int(pick(rng, 1, 3, 8, rng.integers(1, 20))), int(pick(rng, 1, 8, rng.integers(1, 20)))
+    b, s_in = Builder(), scale_of(rng)
+    shape = b.tensor((4,), "int32", data=[1, *out, m])
+    x = b.tensor((1, *size, c), "int8", scale=s_in, zero_point=zero_of(rng))
+    w = codes(rng, (m, *k, c))
+    reach = _typical(rng, w, 0) * float(np.sqrt(1 / max(1.0, s[0] * s[1] / 2)))
+    y = _add_linear(
+        b, rng, "TRANSPOSE_CONV", x, w, s_in, reach, (1, *out, m), 0, padding=0 if same else 1, stride_h=s[0],
+        stride_w=s[1],
+    )  # fmt: skip
+    op = b.graph.operators[-1]
+    given = op.inputs.tolist()
+    op.inputs = np.array([shape, given[1], given[0], *given[2:]][: 3 if rng.random() < 0.2 else 4], np.int32)
+    return Case("TRANSPOSE_CONV", b.build([x], [y]), codes(rng, (batch, 1, *size, c)))
 
 
 def _pool(op: str) -> Callable[[Rng], Case]:
@@ -316,5 +357,6 @@ CASES: dict[str, Callable[[Rng], Case]] = {
     "RESHAPE": reshape,
     "SOFTMAX": softmax,
     "TANH": _unary("TANH", (1 / 128, 0)),
+    "TRANSPOSE_CONV": transpose_conv,
     **MORE,
 }

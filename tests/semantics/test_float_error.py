@@ -23,7 +23,7 @@ from qebgate.semantics.float_error import (
 from qebgate.semantics.moves import MOVES
 from qebgate.semantics.registry import SEMANTICS
 from tests.laws.pairs import float_twin
-from tests.semantics.cases import Rng, output_shape, pick
+from tests.semantics.cases import CASES, Rng, output_shape, pick
 from tests.semantics.compare import interpret, load, runtimes_of
 from tests.semantics.more_cases import MORE
 from tests.support.tflite_builder import Builder
@@ -49,7 +49,7 @@ def _values(rng: Rng, shape: tuple[int, ...]) -> np.ndarray:
 
 def float_case(op: str, rng: Rng, batch: int = 12) -> tuple[bytes, np.ndarray]:
     """A float model of one operator and inputs for it."""
-    if op in MORE:
+    if op in MORE or op == "TRANSPOSE_CONV":
         return _float_twin_case(op, rng, batch)
     b = Builder()
     act = int(pick(rng, 0, 0, 1, 2, 3))
@@ -122,7 +122,7 @@ def float_case(op: str, rng: Rng, batch: int = 12) -> tuple[bytes, np.ndarray]:
 
 def _float_twin_case(op: str, rng: Rng, batch: int) -> tuple[bytes, np.ndarray]:
     """The float model of a quantized case, with constants as nasty as its inputs."""
-    m = schema.ModelT.InitFromPackedBuf(float_twin(MORE[op](rng).model, rng), 0)
+    m = schema.ModelT.InitFromPackedBuf(float_twin(CASES[op](rng).model, rng), 0)
     g = m.subgraphs[0]
     for t in g.tensors:
         raw = m.buffers[t.buffer].data if t.buffer else None

@@ -12,7 +12,7 @@ from qebgate.semantics.execute import run_int
 from tests.semantics.cases import CASES
 from tests.semantics.compare import interpret, load
 
-WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 
 
 def widened(model: bytes, op: str) -> bytes:

@@ -105,10 +105,12 @@ def _read_model(fb: FlatBuffer, model: Table, source: Source) -> Graph:
     schemes, mixed = find_schemes(nodes, tensors)
     problems = schemes + problems
     _check_ends(fb, tensors, inputs, outputs, problems)
-    tensors, nodes = folded(tensors, nodes, unfit | mixed)
+    unfit |= mixed
+    tensors, nodes = folded(tensors, nodes, unfit)
+    nodes = _arranged(fb, nodes, tensors, unfit, problems)
     result = Graph(tensors, nodes, inputs, outputs, source, signature=_signature(model, outputs))
     for node in nodes:
-        if node.index not in unfit and node.index not in mixed:
+        if node.index not in unfit:
             _check_node(fb, node, result, problems)
     if problems:
         raise _summary(problems, fb.label)
@@ -180,6 +182,24 @@ def _operators(positions: list[int]) -> str:
     shown = ", ".join(f"#{k}" for k in positions[:5])
     more = f" and {len(positions) - 5} more" if len(positions) > 5 else ""
     return ("operators " if len(positions) > 1 else "operator ") + shown + more
+
+
+def _arranged(
+    fb: FlatBuffer, nodes: tuple[Node, ...], tensors: tuple[Tensor, ...], unfit: set[int], problems: list[ModelError]
+) -> tuple[Node, ...]:
+    """The nodes with their inputs in the order that operators of a kind share; ``unfit`` grows by the others."""
+
+    def arranged(node: Node) -> Node:
+        if node.op not in SEMANTICS or node.index in unfit:
+            return node
+        try:
+            return SEMANTICS[node.op].arrange(node, tensors)
+        except UnsupportedError as e:
+            problems.append(located(e, f"{fb.label}: {node.origin}"))
+            unfit.add(node.index)
+            return node
+
+    return tuple(arranged(n) for n in nodes)
 
 
 def _check_node(fb: FlatBuffer, node: Node, graph: Graph, problems: list[ModelError]) -> None:

@@ -8,7 +8,17 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from qebgate.domains.linear_map import Conv, Dense, Depthwise, Difference, LinearMap, Scale, Sparse, Window
+from qebgate.domains.linear_map import (
+    Conv,
+    Dense,
+    Depthwise,
+    Difference,
+    LinearMap,
+    Scale,
+    Sparse,
+    Transposed,
+    Window,
+)
 from qebgate.errors import InternalError
 from qebgate.numerics.rounding import F64
 
@@ -20,6 +30,8 @@ _DENSE = 0.05
 """Share of entries that are not zero from which a matrix is held densely."""
 _DENSE_ENTRIES = 1 << 16
 """Matrices of so few entries are held densely whatever they hold."""
+_PICKED = 1 << 22
+"""Entries of rows that are made densely before they are kept sparsely."""
 
 
 def columns(m: LinearMap, live: Index) -> sp.csr_matrix:
@@ -30,6 +42,10 @@ def columns(m: LinearMap, live: Index) -> sp.csr_matrix:
         return sp.csr_matrix(m.matrix.T.tocsr()[live])
     elif isinstance(m, Difference):
         return sp.csr_matrix(columns(m.a, live) + m.sign * columns(m.b, live))
+    elif isinstance(m, Transposed):
+        step = max(1, _PICKED // max(1, m.m))
+        parts = [sp.csr_matrix(m.inner.pick(live[k : k + step])) for k in range(0, live.size, step)]
+        return sp.csr_matrix(sp.vstack(parts)) if parts else sp.csr_matrix((0, m.m))
     elif isinstance(m, Dense):
         out, size = m.w.shape
         block, entry = np.divmod(live, size)
