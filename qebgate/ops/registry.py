@@ -28,11 +28,11 @@ from qebgate.ops.movement import (
 from qebgate.ops.moves import MoveLowering
 from qebgate.ops.products import MulLowering
 from qebgate.ops.quotients import DivLowering
-from qebgate.ops.squashing import SoftmaxLowering
 from qebgate.ops.resize_bilinear import ResizeBilinearLowering
+from qebgate.ops.squashing import SoftmaxLowering
 from qebgate.ops.sums import AddLowering, SubLowering
-from qebgate.runtimes.profiles import Runtime
 from qebgate.ops.transpose_conv import TransposeConvLowering
+from qebgate.runtimes.profiles import Runtime
 from qebgate.semantics.emulation import check_runtime
 from qebgate.semantics.moves import MOVES
 
@@ -52,11 +52,11 @@ _ALL: tuple[Lowering, ...] = (
     Relu6Lowering(),
     ReluLowering(),
     ReshapeLowering(),
-    SoftmaxLowering(),
     ResizeBilinearLowering(),
+    SoftmaxLowering(),
     SubLowering(),
-)
     TransposeConvLowering(),
+)
 
 _CURVES = ("ABS", "ELU", "GELU", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC", "PRELU", "TANH")
 

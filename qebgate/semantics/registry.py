@@ -22,13 +22,13 @@ from qebgate.semantics.pad import Pad
 from qebgate.semantics.quantize import Quantize
 from qebgate.semantics.relu import Relu, Relu6
 from qebgate.semantics.reshape import Reshape
-from qebgate.semantics.sigmoid import Logistic, Tanh
 from qebgate.semantics.resize_bilinear import ResizeBilinear
+from qebgate.semantics.sigmoid import Logistic, Tanh
 from qebgate.semantics.softmax import Softmax
 from qebgate.semantics.sub import Sub
 from qebgate.semantics.tables import Abs, Elu, Gelu, HardSwish, LeakyRelu, Prelu
-
 from qebgate.semantics.transpose_conv import TransposeConv
+
 _ALL: tuple[type[Semantics], ...] = (
     Abs,
     Add,
@@ -36,9 +36,9 @@ _ALL: tuple[type[Semantics], ...] = (
     Conv2D,
     DepthwiseConv2D,
     Dequantize,
+    Div,
     Elu,
     FullyConnected,
-    Div,
     Gelu,
     HardSwish,
     LeakyRelu,
@@ -56,12 +56,12 @@ _ALL: tuple[type[Semantics], ...] = (
     Relu,
     Relu6,
     Reshape,
-    Softmax,
     ResizeBilinear,
+    Softmax,
     Sub,
     Tanh,
-    *MOVES,
     TransposeConv,
+    *MOVES,
 )
 
 SEMANTICS = MappingProxyType({cls.name: cls() for cls in _ALL})
