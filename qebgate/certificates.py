@@ -102,6 +102,8 @@ def _save(source: PolicyFile, planned: PlannedCheck, job: Job, result: TaskResul
         return "the checker knows models with one output only"
     if not job.pair.quantized.every_engine:
         return "the checker knows networks of 8-bit integers only"
+    if job.pair.quantized.parts:
+        return "the checker knows models with one input only"
     task = Task(job.pair, job.cell, job.codec, job.prop, result.outputs, job.runtime, semantics)
     question = Question(task.pair, task.cell, task.codec, task.outputs, task.runtime, semantics == "float32")
     parts = [] if result.engine == "split" else [_whole(task, job.budget, question)]

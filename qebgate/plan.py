@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qebgate import several
 from qebgate._version import __version__
 from qebgate.adapters import load_dense, load_model
 from qebgate.adapters.data import fit_rows, load_rows
@@ -38,7 +39,7 @@ from qebgate.policy.model import (
     VnnlibSpec,
 )
 from qebgate.properties import Property
-from qebgate.regions import Cell, InputCodec, Instance, Preprocess, Region, expand
+from qebgate.regions import Cell, InputCodec, Instance, JoinedCodec, Preprocess, Region, expand
 from qebgate.regions.segment import fit_directions
 from qebgate.result import CheckError, RuntimeInfo
 from qebgate.runtimes.profiles import MEMBERS, MICRO, Runtime
@@ -366,6 +367,9 @@ class _Planner:
         self, region: RegionSpec, codec: InputCodec, pair: Pair, preprocess: Preprocess
     ) -> tuple[list[Instance], str]:
         shape = pair.quantized.input.shape
+        if isinstance(codec, JoinedCodec):
+            return self._expand_several(region, codec, pair, preprocess)
+        _one_input(region, pair)
         clip = None if region.clip is None else (region.clip[0], region.clip[1])
         if isinstance(region, BoxSpec):
             spec = Region(
@@ -382,7 +386,7 @@ class _Planner:
                 cells.append(Instance(replace(made.cell, index=k), made.excess))
             return cells, f"{len(boxes)} boxes of {printable(region.file)}"
         path = self.source.resolve(region.data)
-        rows = fit_rows(self._array(path, region.array), shape, where=printable(path))
+        rows = fit_rows(self._array(path, _array_of(region)), shape, where=printable(path))
         indices = _choose(region, len(rows))
         note = f"{len(indices)} of {len(rows)} rows of {printable(region.data)}"
         chosen = np.asarray(indices)
@@ -400,11 +404,27 @@ class _Planner:
         return expand(spec, codec, shape, rows[chosen], indices, preprocess), note
 
     def _labels(self, region: RegionSpec) -> Array | None:
+    def _expand_several(
+        self, region: RegionSpec, codec: JoinedCodec, pair: Pair, preprocess: Preprocess
+    ) -> tuple[list[Instance], str]:
+        several.check_region(region, preprocess)
+        assert isinstance(region, PointsSpec | BallSpec | BoxSpec)
+        if isinstance(region, BoxSpec):
+            return several.instances_of(region, codec, pair, None, ()), f"one box of {len(codec.parts)} inputs"
+        rows = self._several_rows(region, pair)
+        indices = _choose(region, len(rows[0]))
+        note = f"{len(indices)} of {len(rows[0])} rows of {printable(region.data)}, {len(codec.parts)} inputs each"
+        return several.instances_of(region, codec, pair, rows, indices), note
+
+    def _several_rows(self, region: PointsSpec | BallSpec, pair: Pair) -> list[Array]:
+        path = self.source.resolve(region.data)
+        return several.rows_of(region, pair, lambda name: self._array(path, name), printable(path))
+
         """The true classes of the region's rows."""
         if not isinstance(region, PointsSpec | BallSpec | SegmentSpec) or region.labels is None:
             return None
         path = self.source.resolve(region.data)
-        y, n = self._array(path, region.labels), len(self._array(path, region.array))
+        y, n = self._array(path, region.labels), len(self._array(path, _array_of(region)))
         if y.size != n or not np.issubdtype(y.dtype, np.integer):
             raise DataError(
                 "QEB493",
@@ -418,12 +438,17 @@ class _Planner:
         """A digest of the region in real units, whatever the quantized input can represent of it."""
         about: list[object] = [region.kind, region.domain, region.clip, pre.scale, pre.mean, pre.std]
         if isinstance(region, BoxSpec):
+        if isinstance(codec, JoinedCodec):
+            assert isinstance(region, PointsSpec | BallSpec | BoxSpec)
+            rows = None if isinstance(region, BoxSpec) else self._several_rows(region, pair)
+            indices = [] if rows is None or isinstance(region, BoxSpec) else _choose(region, len(rows[0]))
+            return _digest([*about, several.key_of(region, codec, pair, rows, indices)])
             return _digest([*about, _tuple(region.lower), _tuple(region.upper)])
         if isinstance(region, VnnlibSpec):
             size = math.prod(pair.quantized.input.shape)
             return _digest([*about, read_boxes(self.source.resolve(region.file), size)])
         path = self.source.resolve(region.data)
-        rows = self._array(path, region.array)
+        rows = self._array(path, _array_of(region))
         codes = region.values == "codes"
         x = (codec.grid(rows) if codes else rows.astype(np.float32))[_choose(region, len(rows))]
         unit = codec.scale if not isinstance(region, PointsSpec) and region.unit == "lsb" else 1.0
@@ -466,6 +491,25 @@ def _choose(region: PointsSpec | BallSpec | SegmentSpec, n: int) -> list[int]:
 
 
 def _tuple(value: float | list[float]) -> tuple[float, ...]:
+def _array_of(region: PointsSpec | BallSpec | SegmentSpec) -> str | None:
+    """The array that has the rows; of several inputs' the first, which has as many as the others."""
+    return region.array if region.arrays is None else next(iter(region.arrays.values()))
+
+
+def _one_input(region: RegionSpec, pair: Pair) -> None:
+    """PolicyError where a region names inputs that a model of one input does not have."""
+    arrays = None if isinstance(region, BoxSpec | VnnlibSpec) else region.arrays
+    own = region.inputs if isinstance(region, PointsSpec | BallSpec | BoxSpec) else None
+    names = {*pair.quantized.input_names, *pair.float.input_names}
+    if own is not None or (arrays is not None and (len(arrays) != 1 or not set(arrays) <= names)):
+        raise PolicyError(
+            "QEB253",
+            f"`{'arrays' if own is None else 'inputs'}` is about several inputs, and the model has one",
+            found=", ".join(printable(n, 60) for n in (own or arrays or {})),
+            fix="use `array: NAME`" if own is None else "state it for the region itself",
+        )
+
+
     return tuple(float(v) for v in value) if isinstance(value, list) else (float(value),)
 
 

@@ -63,6 +63,8 @@ def question_of(statement: Statement, pair: Pair) -> Question:
         raise _mismatch("the runtime does not execute such models", runtime.value)
     if not graph.every_engine:
         raise _mismatch("the checker knows networks of 8-bit integers only")
+    if graph.parts:
+        raise _mismatch("the checker knows models with one input only")
     codec = InputCodec.of(graph, q.input_quantization)
     if codec.in_model and q.input_quantization is not None:
         raise _mismatch("the model quantizes its input itself")

@@ -208,12 +208,15 @@ class Bisection(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Where to split real intervals: between two codes if there are several, near the middle."""
+    """Where to split real intervals: between two codes if there are several, near the middle.
+
+    ``codec`` is that of the free inputs, which ``at`` counts.
+    """
 
     codec: InputCodec
 
     def __call__(self, at: int, lo: float, hi: float) -> float:
-        s = self.codec.scale
+        s = float(self.codec.unit(at))
         half = 0.5 if self.codec.in_model or self.codec.mode != "truncate" else 0.0
         middle = (lo + hi) / 2
         # next to a tie, further than any application's rounding: one side then has one code

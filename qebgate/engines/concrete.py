@@ -143,7 +143,8 @@ class Session:
             exact = graph.is_quantized
             y = run_int(graph, x, runtime) if exact else run_float(graph, x, dtype=np.float32)
             return real_values(graph, y[graph.outputs[0]])
-        return real_values(graph, self._get(graph, runtime).run(x))
+        parts = sorted(graph.parts, key=lambda p: p.position)
+        return real_values(graph, self._get(graph, runtime).run(*([p.of(x) for p in parts] or [x])))
 
     def reference(
         self, task: Task, inputs: Inputs, settings: Settings, pulse: Callable[[], None] = lambda: None
@@ -153,7 +154,8 @@ class Session:
         They do not depend on the runtime, so they are shared between the tasks of several.
         """
         graph = task.pair.float
-        read = tuple((n.op, n.attrs) for n in graph.nodes)  # one file may be read with several input scales
+        # one file may be read with several input scales, or with its inputs in another order
+        read = tuple((n.op, n.attrs) for n in graph.nodes)
         key = (graph.source.sha256, read, graph.outputs, task.float_semantics, task.outputs, inputs.x.tobytes())
         if key not in self.enclosures:
             x = inputs.x[0].astype(np.float64)

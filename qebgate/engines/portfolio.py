@@ -45,6 +45,8 @@ EXECUTING: tuple[type[Engine], ...] = (Execute, Segment, Forms, Enumerate, Falsi
 """Engines that run the quantized network itself: in one runtime at a time."""
 IN_FLOAT: tuple[type[Engine], ...] = (Execute, Falsify, Probe, Dra, Anneal, Statistical)
 """Engines that know quantized networks which compute in float32 in part, or on int16."""
+ONE_INPUT: tuple[type[Engine], ...] = (Segment, Milp)
+"""Engines that do not know models of several inputs."""
 FEW = 1 << 12
 """Regions of so few inputs are executed before anything is searched or bounded: that answers everything."""
 SHARE = 8
@@ -83,6 +85,9 @@ def run(
         if engines is not None and engine.name not in engines:
             continue
         if isinstance(engine, UNSUITED.get(task.prop.kind, ())):
+            continue
+        if task.pair.quantized.parts and isinstance(engine, ONE_INPUT):
+            found.append(Stopped(engine.name, "effort", "not tried: it does not know models of several inputs"))
             continue
         if hopeless and isinstance(engine, HOPELESS):
             found.append(Stopped(engine.name, "effort", "not tried: the noise floor is beyond any useful bound"))

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from qebgate.engines.concrete import real_values
 from qebgate.engines.memo import cost, memo
-from qebgate.engines.subnetwork import Index, Network
+from qebgate.engines.subnetwork import Index, Network, Uncovered
 from qebgate.engines.subnetwork_float import FloatNetwork
 from qebgate.engines.subnetwork_quantized import QuantizedNetwork
 from qebgate.ir.tensor import Array
 from qebgate.numerics.rounding import F64
+from qebgate.regions.cell import JoinedCodec
 from qebgate.task import Task
 
 _CACHE_BYTES, _MEMORY_BYTES = 1 << 22, 1 << 24
@@ -30,6 +31,8 @@ class Reached:
 
     def __init__(self, task: Task) -> None:
         assert task.cell.codes is not None
+        if isinstance(task.codec, JoinedCodec):
+            raise Uncovered
         lo, hi = (c.ravel().astype(np.int64) for c in task.cell.codes)
         self.free = np.flatnonzero(hi > lo)
         self._codec = task.codec

@@ -49,7 +49,7 @@ class Box:
         self.lo, self.hi = (e.ravel() for e in ends)
         self.size = self.lo.size
         self.free = np.flatnonzero(self.hi > self.lo)
-        self._quantum, self._zero = codec.scale, codec.zero_point
+        self._codec = codec
 
     def inputs(self, points: Array) -> Inputs:
         shaped = points.reshape(-1, *self._task.cell.lower.shape)
@@ -69,7 +69,8 @@ class Box:
             return rng.integers(lo.astype(np.int64), hi.astype(np.int64), endpoint=True).astype(self.lo.dtype)
         x = lo + (hi.astype(np.float64) - lo) * rng.random(index.shape)
         # half of them beside a place where the code changes: the largest gaps are there
-        switch = (np.floor(x / self._quantum) + 0.5) * self._quantum
+        quantum = self._codec.unit(index)
+        switch = (np.floor(x / quantum) + 0.5) * quantum
         side = np.where(rng.random(index.shape) < 0.5, -np.inf, np.inf).astype(np.float32)
         x = np.where(rng.random(index.shape) < 0.5, np.nextafter(switch.astype(np.float32), side), x)
         return x.astype(np.float32).clip(lo, hi)

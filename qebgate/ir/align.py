@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from qebgate.errors import AlignmentError
-from qebgate.ir.graph import Graph, Node
+from qebgate.ir.graph import INPUT_PART, Graph, Node
+from qebgate.ir.joined import PartAttrs, ambiguous, join, orders
 from qebgate.ir.pair import Agreement, Pair, Step, Value
 from qebgate.ir.tensor import Array, Tensor
 from qebgate.numerics.rounding import F64, TINY32
@@ -51,12 +52,38 @@ def align(float_graph: Graph, quantized_graph: Graph) -> Pair:
             found=quantized_graph.scheme.value,
             fix="convert it with quantization, or name the file that was",
         )
-    return _Aligner(_live(float_graph), _live(quantized_graph)).run()
+    if len(float_graph.inputs) == len(quantized_graph.inputs) == 1:
+        return _Aligner(_live(float_graph), _live(quantized_graph)).run()
+    return _several(float_graph, quantized_graph)
+
+
+def _several(f: Graph, q: Graph) -> Pair:
+    """Pair up models of several inputs: by names, else in the only order of inputs that makes them one network."""
+    joined = join(q, range(len(q.inputs)))
+    tried = [_in_order(f, joined, order) for order in orders(f, q)]
+    pairs = [p for p in tried if isinstance(p, Pair)]
+    if len(pairs) > 1:
+        raise ambiguous(f, q)
+    if pairs:
+        return pairs[0]
+    raise next(e for e in tried if isinstance(e, AlignmentError))
+
+
+def _in_order(f: Graph, joined: Graph, order: tuple[int, ...]) -> Pair | AlignmentError:
+    try:
+        return _Aligner(_live(join(f, order)), _live(joined)).run()
+    except AlignmentError as e:
+        return e
 
 
 def _live(graph: Graph) -> Graph:
     """The graph without nodes that its output does not need: the last step of a pair makes what is compared."""
     return graph.cut(graph.outputs[0]) if len(graph.outputs) == 1 else graph
+
+
+def _same_part(m: Node, n: Node) -> bool:
+    a, b = m.attrs, n.attrs
+    return isinstance(a, PartAttrs) and isinstance(b, PartAttrs) and (a.start, a.size) == (b.start, b.size)
 
 
 class _Aligner:
@@ -118,6 +145,8 @@ class _Aligner:
             return found
         for m in self.f.consumers.get(wanted[0], []):
             if m.op != FLOAT_TWIN.get(node.op, node.op) or m.outputs[0] in self.used:
+                continue
+            if m.op == INPUT_PART and not _same_part(m, node):
                 continue
             if m.op == "RESHAPE" and self.f.tensors[m.outputs[0]].shape != self.q.tensors[node.outputs[0]].shape:
                 continue  # each stands alone: what counts is the order of the values, which none changes

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 
 from qebgate.errors import ModelError, printable
-from qebgate.ir.tensor import DType, Tensor
+from qebgate.ir.tensor import Array, DType, Tensor
 from qebgate.numerics.rounding import F64
 
 CONVERSIONS = frozenset({"QUANTIZE", "DEQUANTIZE"})
 """Operators between float32 and codes."""
+INPUT_PART = "INPUT_PART"
+"""Takes one of several inputs out of the joined one (:mod:`qebgate.ir.joined`); no file can name it."""
 
 
 class Scheme(str, Enum):
@@ -62,6 +65,33 @@ class Folded:
 
 
 @dataclass(frozen=True, slots=True)
+class InputPart:
+    """One input of a model whose inputs are joined: entries ``[start, start + size)`` of the flat one.
+
+    ``position`` is its place among the inputs of the file, ``tensor`` its index there.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    position: int
+    tensor: int
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def label(self) -> str:
+        """The name, safe to print."""
+        return printable(self.name, 80)
+
+    def of(self, x: Array) -> Array:
+        """The input's entries ``[..., *shape]`` of joined ones ``[..., 1, n]``."""
+        return x[..., 0, self.start : self.start + self.size].reshape(*x.shape[:-2], *self.shape)
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """One operator.  ``inputs`` and ``outputs`` are tensor indices, -1 for an input left out.
 
@@ -79,7 +109,7 @@ class Node:
 
     @property
     def origin(self) -> str:
-        return f"operator #{self.index} {self.op}"
+        return f"input #{self.index}" if self.op == INPUT_PART else f"operator #{self.index} {self.op}"
 
 
 @dataclass(frozen=True)
@@ -95,6 +125,10 @@ class Graph:
     """What every report about the graph must say of how it was made."""
     signature: tuple[tuple[str, int], ...] = ()
     """Names that users know the outputs by, and the tensors that they are."""
+    input_signature: tuple[tuple[str, int], ...] = ()
+    """The same of the inputs."""
+    parts: tuple[InputPart, ...] = ()
+    """Of a model of several inputs that are joined into one: where each of them is."""
 
     def __post_init__(self) -> None:
         known = set(self.inputs) | {i for i, t in enumerate(self.tensors) if t.is_const} | {-1}
@@ -148,6 +182,15 @@ class Graph:
         return self.in_integers and self.scheme is not Scheme.INT16X8
 
     @property
+    def input_names(self) -> tuple[str, ...]:
+        """What users call the inputs, in the file's order: by the signature, else by their tensors."""
+        if self.parts:
+            return tuple(p.name for p in sorted(self.parts, key=lambda p: p.position))
+        named = {i: n for n, i in self.input_signature}
+        names = tuple(named.get(i, self.tensors[i].name) for i in self.inputs)
+        return names if len(set(names)) == len(names) else tuple(f"input {k}" for k in range(len(names)))
+
+    @property
     def input(self) -> Tensor:
         """The only input; ModelError where there are several."""
         return self.tensors[self._only(self.inputs, "inputs")]
@@ -198,7 +241,7 @@ class Graph:
         if any(t.is_code for t in live):
             if any(self.computes_in_float(n) for n in self.nodes):
                 return Scheme.PARTLY
-            inner = {self.tensors[n.outputs[0]].dtype for n in self.nodes if n.op not in CONVERSIONS}
+            inner = {self.tensors[n.outputs[0]].dtype for n in self.nodes if n.op not in (*CONVERSIONS, INPUT_PART)}
             if DType.INT16 in inner or (not inner and DType.INT16 in live):
                 return Scheme.INT16X8
             return Scheme.UINT8 if DType.UINT8 in inner else Scheme.INT8
@@ -215,7 +258,7 @@ class Graph:
 
     def computes_in_float(self, node: Node) -> bool:
         """Whether a node's result is float32 arithmetic on float32 values."""
-        return self.tensors[node.outputs[0]].dtype is DType.FLOAT32 and node.op not in CONVERSIONS
+        return self.tensors[node.outputs[0]].dtype is DType.FLOAT32 and node.op not in (*CONVERSIONS, INPUT_PART)
 
     def is_hybrid(self, node: Node) -> bool:
         """Whether a node quantizes its float input on the fly, for weights that are integer codes."""

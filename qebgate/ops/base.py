@@ -22,7 +22,7 @@ from qebgate.semantics.base import Activation
 from qebgate.semantics.delegation import owner
 from qebgate.semantics.emulation import rounding
 from qebgate.semantics.float_error import Computed, float_error
-from qebgate.semantics.registry import SEMANTICS
+from qebgate.semantics.registry import ALL_SEMANTICS
 
 FLUSHING = frozenset({"RELU", "RELU6"})
 """Operators that move values, except that a runtime may flush subnormal ones to zero."""
@@ -150,7 +150,7 @@ def monotone_kernel(node: Node, graph: Graph, runtime: Runtime):
             else next(it).reshape(1, *graph.tensors[i].shape).astype(np.int32)
             for i in node.inputs
         ]
-        return SEMANTICS[node.op].run_int(node, graph, args, runtime).ravel().astype(np.int64)
+        return ALL_SEMANTICS[node.op].run_int(node, graph, args, runtime).ravel().astype(np.int64)
 
     return run
 

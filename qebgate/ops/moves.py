@@ -14,7 +14,7 @@ from qebgate.ir.pair import Step
 from qebgate.numerics.rounding import F64
 from qebgate.ops.base import Context, moved
 from qebgate.semantics.moves import Move
-from qebgate.semantics.registry import SEMANTICS
+from qebgate.semantics.registry import ALL_SEMANTICS
 
 
 class MoveLowering:
@@ -46,7 +46,7 @@ class Moves:
     """What a node moves: one map of every live operand, and the constant ones' entries."""
 
     def __init__(self, node: Node, graph: Graph) -> None:
-        sem = SEMANTICS[node.op]
+        sem = ALL_SEMANTICS[node.op]
         assert isinstance(sem, Move)
         self.index: I64 = sem.index(node, graph).ravel()
         self.sizes: tuple[tuple[int, bool], ...] = ()

@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 from qebgate.domains.layers import Layer
 from qebgate.errors import UnsupportedError
+from qebgate.ir.graph import INPUT_PART
 from qebgate.ir.pair import Pair
 from qebgate.ops.averages import AveragePool2DLowering, MeanLowering
 from qebgate.ops.base import Context, Lowering
@@ -72,9 +73,13 @@ LOWERINGS = MappingProxyType({x.op: x for x in (*_ALL, *_FAMILIES)})
 """Operator of .tflite files -> how it is bounded."""
 
 ALL_LOWERINGS = MappingProxyType(
-    {**LOWERINGS, **{c.op: c() for c in (FixedPointDenseLowering, FixedPointInputLowering)}}
+    {
+        **LOWERINGS,
+        **{c.op: c() for c in (FixedPointDenseLowering, FixedPointInputLowering)},
+        INPUT_PART: MoveLowering(INPUT_PART),
+    }
 )
-"""Also the operators of networks that are quantized on the fly, which no file can name."""
+"""Also what no file can name: operators of networks that are quantized on the fly, and parts of joined inputs."""
 
 
 def lower(pair: Pair, runtime: Runtime, *, float32: bool) -> tuple[Layer, ...]:

@@ -20,8 +20,6 @@ def later_features(data: Any) -> Iterator[tuple[Path, Path, str]]:
     top = _dict(data)
     for name, model in _dict(top.get("models")).items():
         yield from _model(("models", name), _dict(model))
-    for name, region in _dict(top.get("regions")).items():
-        yield from _region(("regions", name), _dict(region))
 
 
 def _model(at: Path, model: dict[str, Any]) -> Iterator[tuple[Path, Path, str]]:
@@ -32,11 +30,6 @@ def _model(at: Path, model: dict[str, Any]) -> Iterator[tuple[Path, Path, str]]:
         suffix = PurePath(path).suffix if isinstance(path, str) else ""
         if suffix.lower() in _SUFFIXES and suffix.lower() not in (_FLOAT if key == "float" else _QUANTIZED):
             yield (*at, key), (*at, key), f"a {key} model of format {suffix}"
-
-
-def _region(at: Path, region: dict[str, Any]) -> Iterator[tuple[Path, Path, str]]:
-    if "arrays" in region:
-        yield (*at, "arrays"), (*at, "arrays"), "`arrays` (models with several inputs)"
 
 
 def _dict(value: Any) -> dict[str, Any]:

@@ -217,6 +217,28 @@ class ModelSpec(Strict):
 _UNIT = "`real`: raw units; `lsb`: quanta of the quantized input"
 
 
+class InputSpec(Strict):
+    """What one input of a model of several has of its own; what is left out is the region's."""
+
+    radius: NonNegative | None = Field(default=None, description="of a ball: how far this input may be from the row's")
+    lower: Numbers | None = Field(default=None, description="of a box: this input's lower corner")
+    upper: Numbers | None = Field(default=None, description="of a box: this input's upper corner")
+    clip: Annotated[list[Number], Field(min_length=2, max_length=2)] | None = Field(
+        default=None, description="the hard range of this input's raw values", examples=[[0.0, 1.0]]
+    )
+
+    @model_validator(mode="after")
+    def _clip_in_order(self) -> InputSpec:
+        if self.clip is not None and self.clip[0] > self.clip[1]:
+            text = "`clip` is empty: its lower end is above its upper end"
+            raise PydanticCustomError("QEB215", text, {"fix": "write the smaller number first"})
+        return self
+
+
+Inputs = Annotated[dict[Name, InputSpec], Field(min_length=1)] | None
+_OWN = "of a model of several inputs: what some of them have of their own, by the input's name"
+
+
 class _Shared(Strict):
     domain: Literal["real", "grid"] = Field(
         default="real",
@@ -240,6 +262,9 @@ class _Shared(Strict):
 class _Rows(_Shared):
     data: FilePath = Field(description="an .npz or .npy file, one input a row; never unpickled")
     array: Name | None = Field(default=None, description="the array of an .npz file; not needed where it has only one")
+    arrays: Annotated[dict[Name, Name], Field(min_length=1)] | None = Field(
+        default=None, description="of a model of several inputs: the array of each, by the input's name"
+    )
     values: Literal["real", "codes"] | None = Field(
         default=None,
         description="real numbers, or integers of the quantized input; floats are real, integers have to say it",
@@ -253,6 +278,9 @@ class _Rows(_Shared):
 
     @model_validator(mode="after")
     def _rows_once(self) -> _Rows:
+        if self.array is not None and self.arrays is not None:
+            text = "`array` and `arrays` exclude each other"
+            raise PydanticCustomError("QEB215", text, {"fix": "keep `arrays` for a model of several inputs"})
         if self.limit is not None and self.sample is not None:
             text = "`limit` and `sample` exclude each other"
             raise PydanticCustomError("QEB215", text, {"fix": "keep `limit` for the first rows, `sample` for a choice"})
@@ -265,12 +293,14 @@ class PointsSpec(_Rows):
     """The data's rows themselves."""
 
     kind: Literal["points"]
+    inputs: Inputs = Field(default=None, description=_OWN)
 
 
 class BallSpec(_Rows):
     """The L-infinity ball around each row."""
 
     kind: Literal["ball"]
+    inputs: Inputs = Field(default=None, description=_OWN)
     radius: NonNegative = Field(description="how far each element may be from the row's")
     unit: Literal["real", "lsb"] = Field(default="real", description=_UNIT)
 
@@ -299,6 +329,7 @@ class BoxSpec(_Shared):
     kind: Literal["box"]
     lower: Numbers = Field(description="the lower corner, in raw units")
     upper: Numbers = Field(description="the upper corner")
+    inputs: Inputs = Field(default=None, description=_OWN)
 
     @model_validator(mode="after")
     def _in_order(self) -> BoxSpec:

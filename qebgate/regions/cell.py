@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qebgate.errors import DataError
-from qebgate.ir.graph import Graph
-from qebgate.ir.tensor import Array, DType, frozen
+from qebgate.ir.graph import Graph, InputPart
+from qebgate.ir.tensor import Array, DType, Tensor, frozen
 from qebgate.numerics.fixed_point import round_half_away
 from qebgate.numerics.rounding import F64
 from qebgate.regions.line import Line
@@ -85,10 +86,16 @@ class InputCodec:
     @classmethod
     def of(cls, quantized: Graph, mode: InputQuantization | None = None) -> InputCodec:
         """Read it off a quantized graph: its integer input, or the QUANTIZE behind a float input."""
-        t = quantized.input
+        if not quantized.parts:
+            return cls._of(quantized, quantized.inputs[0], quantized.input, mode)
+        each = [cls._of(quantized, p.tensor, quantized.tensors[p.tensor], mode) for p in quantized.parts]
+        return JoinedCodec.join(quantized.parts, each)
+
+    @classmethod
+    def _of(cls, quantized: Graph, index: int, t: Tensor, mode: InputQuantization | None) -> InputCodec:
         if t.dtype.is_code:
             return cls(t.q.s, t.q.z, t.dtype, in_model=False, mode=mode)
-        for n in quantized.consumers.get(quantized.inputs[0], []):
+        for n in quantized.consumers.get(index, []):
             out = quantized.tensors[n.outputs[0]]
             if n.op == "QUANTIZE" and out.dtype.is_code:
                 return cls(out.q.s, out.q.z, out.dtype, in_model=True)
@@ -112,13 +119,82 @@ class InputCodec:
 
     def encode(self, x: Array) -> NDArray[np.int32]:
         """Codes of real inputs as the application makes them (nearest: ties to even; clipped)."""
-        y = x.astype(np.float32) / np.float32(self.scale) + np.float32(self.zero_point)
+        y = x.astype(np.float32) / np.asarray(self.scale, np.float32) + np.asarray(self.zero_point, np.float32)
         q = np.trunc(y) if self.mode == "truncate" else np.rint(y)
-        lo, hi = self.dtype.code_range
-        return q.clip(lo, hi).astype(np.int32)
+        return q.clip(*self.limits).astype(np.int32)
 
     def encode_half_away(self, x: Array) -> NDArray[np.int32]:
         """Codes with ties away from zero, as numpy-free applications round."""
-        y = x.astype(np.float32) / np.float32(self.scale)
-        lo, hi = self.dtype.code_range
-        return (round_half_away(y.astype(np.float64)) + self.zero_point).clip(lo, hi).astype(np.int32)
+        y = x.astype(np.float32) / np.asarray(self.scale, np.float32)
+        return (round_half_away(y.astype(np.float64)) + self.zero_point).clip(*self.limits).astype(np.int32)
+
+    @property
+    def limits(self) -> tuple[Array | int, Array | int]:
+        """Smallest and largest code."""
+        return self.dtype.code_range
+
+    def only(self, index: NDArray[np.intp]) -> InputCodec:
+        """The codec of some entries of the flattened input."""
+        del index
+        return self
+
+    def unit(self, index: NDArray[np.intp] | int) -> F64:
+        """The quantum of an entry of the flattened input, or of several."""
+        return np.full(np.shape(index), self.scale)
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedCodec(InputCodec):
+    """Of several inputs joined into one: ``scale`` and ``zero_point`` are arrays, one entry an element.
+
+    So they fit whole inputs ``[..., n]`` only; :meth:`InputCodec.only` gives those of some entries.  What needs one
+    scale goes through ``parts``, the inputs one by one.
+    """
+
+    parts: tuple[InputPart, ...] = ()
+    each: tuple[InputCodec, ...] = ()
+    least: Array = field(default_factory=lambda: np.zeros(0))
+    most: Array = field(default_factory=lambda: np.zeros(0))
+
+    @classmethod
+    def join(cls, parts: Sequence[InputPart], each: Sequence[InputCodec]) -> JoinedCodec:
+        """The codec of inputs one after another, all given as floats or all as codes."""
+        sizes = [p.size for p in parts]
+        on_grid = all(c.has_grid for c in each)
+        kinds = {c.dtype for c in each}
+        scale, zero, least, most = (
+            np.repeat(np.array(v), sizes)
+            for v in (
+                [c.scale for c in each],
+                [c.zero_point for c in each],
+                *([c.dtype.code_range[k] if on_grid else 0 for c in each] for k in (0, 1)),
+            )
+        )
+        dtype = DType.FLOAT32 if not on_grid else each[0].dtype if len(kinds) == 1 else DType.INT16
+        for a in (scale, zero, least, most):
+            frozen(a)
+        return cls(
+            cast("float", scale),
+            cast("int", zero),
+            dtype,
+            each[0].in_model,
+            each[0].mode,
+            tuple(parts),
+            tuple(each),
+            least,
+            most,
+        )
+
+    @property
+    def limits(self) -> tuple[Array, Array]:
+        return self.least, self.most
+
+    def only(self, index: NDArray[np.intp]) -> JoinedCodec:
+        scale, zero = np.asarray(self.scale)[index], np.asarray(self.zero_point)[index]
+        return replace(
+            self, scale=cast("float", scale), zero_point=cast("int", zero), least=self.least[index],
+            most=self.most[index], parts=(), each=(),
+        )  # fmt: skip
+
+    def unit(self, index: NDArray[np.intp] | int) -> F64:
+        return np.asarray(self.scale)[index]

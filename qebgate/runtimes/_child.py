@@ -2,9 +2,9 @@
 
 Protocol: frames of a 1-byte kind, an 8-byte little-endian length and that many bytes.  ``J`` carries
 JSON, ``M`` a model, ``A`` one array in numpy's ``.npy`` format (never pickled).  The parent sends
-``J`` (configuration) and ``M``, the child answers ``J`` (description or error); then every ``A``
-is answered by ``A`` or by a ``J`` with an error.  Imports nothing but the standard library, numpy and
-ai_edge_litert.
+``J`` (configuration) and ``M``, the child answers ``J`` (description or error); then one ``A`` for each
+input of the model, in its order, is answered by ``A`` or by a ``J`` with an error.  Imports nothing but the
+standard library, numpy and ai_edge_litert.
 """
 
 from __future__ import annotations
@@ -110,18 +110,19 @@ def main() -> int:
         send(stdout, b"J", json.dumps({"error": "refused", "text": str(error)[:2000]}).encode())
         return 0
     send(stdout, b"J", json.dumps(described).encode())
-    source, target = described["inputs"][0]["index"], described["outputs"][0]["index"]
+    sources, target = [d["index"] for d in described["inputs"]], described["outputs"][0]["index"]
     while True:
         try:
-            _, raw = receive(stdin)
+            given = [receive(stdin)[1] for _ in sources]
         except EOFError:
             return 0
         limit_resources(int(config["memory"]), float(config["seconds"]))
-        x = np.load(io.BytesIO(raw), allow_pickle=False)
+        arrays = [np.load(io.BytesIO(raw), allow_pickle=False) for raw in given]
         try:
             y = []
-            for row in x:
-                interpreter.set_tensor(source, row)
+            for rows in zip(*arrays, strict=True):
+                for source, row in zip(sources, rows, strict=True):
+                    interpreter.set_tensor(source, row)
                 interpreter.invoke()
                 y.append(interpreter.get_tensor(target))
             out = io.BytesIO()

@@ -156,7 +156,13 @@ class Replayer:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        return tuple(self._info["inputs"][0]["shape"])
+        """Of the first input."""
+        return self.input_shapes[0]
+
+    @property
+    def input_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of each input, in the file's order."""
+        return tuple(tuple(d["shape"]) for d in self._info["inputs"])
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -184,28 +190,35 @@ class Replayer:
 
     # -- running --------------------------------------------------------------------------------
 
-    def run(self, x: Array) -> Array:
-        """Outputs ``[B, *output_shape]`` of inputs ``[B, *input_shape]``; codes may be of any integer type."""
-        dtype = np.dtype(self._info["inputs"][0]["dtype"])
-        if x.shape[1:] != self.input_shape:
-            raise DataError(
-                "QEB441",
-                "the data does not have the model's input shape",
-                where=self._where,
-                found=f"{x.shape[1:]}, expected {self.input_shape}",
-            )
+    def run(self, *inputs: Array) -> Array:
+        """Outputs ``[B, *output_shape]`` of an array ``[B, *shape]`` for each input, in the file's order.
+
+        Codes may be of any integer type.
+        """
+        shapes, given = self.input_shapes, tuple(x.shape[1:] for x in inputs)
+        if given != shapes or len({len(x) for x in inputs}) != 1:
+            found = f"{given}, expected {shapes}" if len(shapes) > 1 else f"{given[0]}, expected {shapes[0]}"
+            raise DataError("QEB441", "the data does not have the model's input shape", where=self._where, found=found)
+        arrays = [self._typed(x, np.dtype(d["dtype"])) for x, d in zip(inputs, self._info["inputs"], strict=True)]
+        count = len(arrays[0])
+        if not count:
+            return np.zeros((0, *self.output_shape), np.dtype(self._info["outputs"][0]["dtype"]))
+        rows = int(max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // max(1, sum(x[0].nbytes for x in arrays)))))
+        return np.concatenate([self._run_chunk([x[k : k + rows] for x in arrays]) for k in range(0, count, rows)])
+
+    def _typed(self, x: Array, dtype: np.dtype[Any]) -> Array:
         data = x.astype(dtype)
         if dtype.kind in "iu" and not np.array_equal(data, x):
             raise DataError("QEB442", f"the data does not fit the model's input type {dtype.name}", where=self._where)
-        if not len(data):
-            return np.zeros((0, *self.output_shape), np.dtype(self._info["outputs"][0]["dtype"]))
-        rows = int(max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // max(1, data[0].nbytes))))
-        return np.concatenate([self._run_chunk(data[k : k + rows]) for k in range(0, len(data), rows)])
+        return data
 
-    def _run_chunk(self, data: Array) -> Array:
-        buffer = io.BytesIO()
-        np.save(buffer, np.ascontiguousarray(data), allow_pickle=False)
-        kind, payload = self._exchange([(b"A", buffer.getvalue())])
+    def _run_chunk(self, arrays: list[Array]) -> Array:
+        frames: list[tuple[bytes, bytes]] = []
+        for x in arrays:
+            buffer = io.BytesIO()
+            np.save(buffer, np.ascontiguousarray(x), allow_pickle=False)
+            frames.append((b"A", buffer.getvalue()))
+        kind, payload = self._exchange(frames)
         if kind != b"A":
             self._json(kind, payload)
         return cast(Array, np.load(io.BytesIO(payload), allow_pickle=False))

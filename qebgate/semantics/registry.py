@@ -14,6 +14,7 @@ from qebgate.semantics.div import Div
 from qebgate.semantics.extremes import Maximum, Minimum, ReduceMax, ReduceMin
 from qebgate.semantics.fixed_point import FixedPointDense, FixedPointInput
 from qebgate.semantics.fully_connected import FullyConnected
+from qebgate.semantics.inputs import InputParts
 from qebgate.semantics.max_pool_2d import MaxPool2D
 from qebgate.semantics.mean import Mean
 from qebgate.semantics.moves import MOVES
@@ -67,5 +68,5 @@ _ALL: tuple[type[Semantics], ...] = (
 SEMANTICS = MappingProxyType({cls.name: cls() for cls in _ALL})
 """Operator of .tflite files -> its exact meaning."""
 
-ALL_SEMANTICS = MappingProxyType({**SEMANTICS, **{c.name: c() for c in (FixedPointDense, FixedPointInput)}})
-"""Also the operators of networks that are quantized on the fly, which no file can name."""
+ALL_SEMANTICS = MappingProxyType({**SEMANTICS, **{c.name: c() for c in (FixedPointDense, FixedPointInput, InputParts)}})
+"""Also what no file can name: operators of networks that are quantized on the fly, and parts of joined inputs."""

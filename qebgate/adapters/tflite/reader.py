@@ -108,7 +108,8 @@ def _read_model(fb: FlatBuffer, model: Table, source: Source) -> Graph:
     unfit |= mixed
     tensors, nodes = folded(tensors, nodes, unfit)
     nodes = _arranged(fb, nodes, tensors, unfit, problems)
-    result = Graph(tensors, nodes, inputs, outputs, source, signature=_signature(model, outputs))
+    names = _signature(model, 0, inputs), _signature(model, 1, outputs)
+    result = Graph(tensors, nodes, inputs, outputs, source, input_signature=names[0], signature=names[1])
     for node in nodes:
         if node.index not in unfit:
             _check_node(fb, node, result, problems)
@@ -117,15 +118,18 @@ def _read_model(fb: FlatBuffer, model: Table, source: Source) -> Graph:
     return result
 
 
-def _signature(model: Table, outputs: tuple[int, ...]) -> tuple[tuple[str, int], ...]:
-    """Names of the outputs, from the only signature; none where there are several, or they do not fit."""
+def _signature(model: Table, slot: int, ends: tuple[int, ...]) -> tuple[tuple[str, int], ...]:
+    """Names of the inputs (slot 0) or outputs (1), from the only signature.
+
+    None where there are several, or they do not fit.
+    """
     if model.count(7) != 1:
         return ()
     signature = next(model.tables(7))
-    if signature.count(1) > len(outputs):
+    if signature.count(slot) > len(ends):
         return ()
-    named = tuple((t.text(0) or "", t.integer(1, "I")) for t in signature.tables(1))
-    fits = len({n for n, _ in named}) == len(named) and all(i in outputs for _, i in named)
+    named = tuple((t.text(0) or "", t.integer(1, "I")) for t in signature.tables(slot))
+    fits = len({n for n, _ in named}) == len(named) and all(i in ends for _, i in named)
     return named if fits else ()
 
 

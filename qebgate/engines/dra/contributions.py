@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from qebgate.domains.crop import Crop
 from qebgate.domains.gap import Gap, Interval
 from qebgate.domains.layers import ROOT, Affine, Layer, MaxPool, Opaque
-from qebgate.domains.linear_map import Scale
+from qebgate.domains.linear_map import Scale, Sparse
 from qebgate.domains.lines import GapLine, Line
 from qebgate.engines.dra.analysis import Analysis
 from qebgate.engines.dra.backward import Backward, Form, Pre, Resolved, Run
@@ -216,7 +216,7 @@ def input_layers(layers: Sequence[Layer]) -> frozenset[int]:
         if (
             isinstance(layer, Affine)
             and set(layer.inputs) <= raw
-            and all(m == Scale(1.0, layer.m) for m in (*layer.f, *layer.q))
+            and all(m == Scale(1.0, layer.m) or (isinstance(m, Sparse) and m.selects) for m in (*layer.f, *layer.q))
             and layer.float_range == (-np.inf, np.inf)
             and not layer.bf.any()
         ):

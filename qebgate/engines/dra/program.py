@@ -12,9 +12,11 @@ from qebgate.domains.gap import Interval
 from qebgate.domains.layers import ROOT, Affine, CodeGrid, Layer, Noise
 from qebgate.domains.linear_map import Dense, Scale
 from qebgate.errors import UnsupportedError
+from qebgate.ir.graph import INPUT_PART
+from qebgate.ir.tensor import Array
 from qebgate.numerics.rounding import F64, SAFETY, TINY32, TINY64, U32, U64, gamma
 from qebgate.ops.registry import lower
-from qebgate.regions.cell import Cell, InputCodec
+from qebgate.regions.cell import Cell, InputCodec, JoinedCodec
 from qebgate.task import Task
 
 NEAREST_SLACK = 2.0**-14
@@ -34,10 +36,15 @@ def program(task: Task) -> Program:
     """The canonical form of a task."""
     layers = lower(task.pair, task.runtime, float32=task.float_semantics == "float32")
     box = Interval(task.cell.lower.ravel().copy(), task.cell.upper.ravel().copy())
-    first, line = input_layer(task.cell, task.codec, box), task.cell.line
+    line = task.cell.line
+    first = _identity(box) if isinstance(task.codec, JoinedCodec) else input_layer(task.cell, task.codec, box)
     if line is not None and not line.grid and task.float_semantics == "float32":
         first = replace(first, noise=_rounded)
-    layers = (first, *(_on_grid(x, task) for x in layers))
+    if isinstance(task.codec, JoinedCodec):
+        layers = _parts_of(layers, task.codec, task)
+    else:
+        layers = tuple(_on_grid(x, task.codec, task.cell.codes, 0) for x in layers)
+    layers = (first, *layers)
     return condensed(Program(layers, box, task.pair.output))
 
 
@@ -51,13 +58,12 @@ def condensed(p: Program) -> Program:
     return _without_scaling(_without_moves(p))
 
 
-def _on_grid(layer: Layer, task: Task) -> Layer:
-    """The model's own QUANTIZE of a grid region gives back the very codes that the region is made of.
+def _on_grid(layer: Layer, codec: InputCodec, codes: tuple[Array, Array] | None, given: int) -> Layer:
+    """The model's own QUANTIZE of a grid region (value ``given``) gives back the very codes that it is made of.
 
     ``float32((q - z) * s) / s`` is within 2**-15 of the integer ``q - z``, so any rounding returns it.
     """
-    codec, codes = task.codec, task.cell.codes
-    if not (codec.in_model and codes is not None and isinstance(layer, Affine) and layer.inputs == (0,)):
+    if not (codec.in_model and codes is not None and isinstance(layer, Affine) and layer.inputs == (given,)):
         return layer
     grid = layer.grid
     if grid is None or (grid.unit, grid.zero) != (codec.scale, codec.zero_point) or layer.f != (Scale(1.0, layer.m),):
@@ -65,6 +71,36 @@ def _on_grid(layer: Layer, task: Task) -> Layer:
     error = _grid_error(codec, layer.m)
     fixed = (codes[0].ravel().astype(np.int64), codes[1].ravel().astype(np.int64))
     return replace(layer, below=error, above=error, fixed_codes=fixed)
+
+
+def _parts_of(layers: Sequence[Layer], codec: JoinedCodec, task: Task) -> tuple[Layer, ...]:
+    """Where several inputs are joined: what the quantized model is given for each of them is its own part's layer.
+
+    The joined value itself is real and the same on both sides; only its parts have scales.
+    """
+    cell = task.cell
+    assert cell.line is None
+    whole = Interval(cell.lower.ravel(), cell.upper.ravel())
+    out = list(layers)
+    for step in task.pair.steps:
+        if step.op != INPUT_PART:
+            continue
+        node = step.quantized_node
+        assert node is not None
+        part, own = next((p, c) for p, c in zip(codec.parts, codec.each, strict=True) if p.tensor == node.outputs[0])
+        at = slice(part.start, part.start + part.size)
+        codes = None if cell.codes is None else (cell.codes[0].ravel()[at], cell.codes[1].ravel()[at])
+        box = Interval(whole.lo[at], whole.hi[at])
+        for k, layer in enumerate(out):
+            if layer.output == step.output and isinstance(layer, Affine):
+                given = _given(own, codes, box)
+                out[k] = replace(
+                    layer, below=given.below, above=given.above, grid=given.grid, fixed_codes=given.fixed_codes,
+                    codes_of_inputs=None,
+                )  # fmt: skip
+            else:
+                out[k] = _on_grid(layer, own, codes, step.output)
+    return tuple(out)
 
 
 def _without_scaling(p: Program) -> Program:
@@ -150,17 +186,24 @@ def input_layer(cell: Cell, codec: InputCodec, box: Interval) -> Affine:
     On the grid the float model reads ``float32((q - z) * s)`` and the quantized one the code q.  For
     real inputs the application rounds, unless the quantized model takes floats and does it itself.
     """
-    n = box.lo.size
-    one, zero = Scale(1.0, n), np.zeros(n)
-    base = Affine("input", (ROOT,), 0, (one,), (one,), zero, zero, (-np.inf, np.inf), zero, zero, None)
+    return _given(codec, cell.codes, box)
+
+
+def _identity(box: Interval) -> Affine:
+    one, zero = Scale(1.0, box.lo.size), np.zeros(box.lo.size)
+    return Affine("input", (ROOT,), 0, (one,), (one,), zero, zero, (-np.inf, np.inf), zero, zero, None)
+
+
+def _given(codec: InputCodec, codes: tuple[Array, Array] | None, box: Interval) -> Affine:
+    n, base = box.lo.size, _identity(box)
     if codec.in_model:
         return base
     lo, hi = codec.dtype.code_range
     grid = CodeGrid(codec.scale, codec.zero_point, lo, hi)
-    if cell.codes is not None:
+    if codes is not None:
         error = _grid_error(codec, n)
-        codes = (cell.codes[0].ravel().astype(np.int64), cell.codes[1].ravel().astype(np.int64))
-        return replace(base, below=error, above=error, grid=grid, fixed_codes=codes)
+        fixed = (codes[0].ravel().astype(np.int64), codes[1].ravel().astype(np.int64))
+        return replace(base, below=error, above=error, grid=grid, fixed_codes=fixed)
     below, above = _application_rounding(codec, box)
     return replace(base, below=below * codec.scale, above=above * codec.scale, grid=grid)
 

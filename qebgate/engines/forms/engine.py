@@ -89,9 +89,9 @@ def _bisection(task: Task, net: Network, index: Index, error: float, budget: Bud
     """A bisection of the whole region, about the exact float network; ``error`` will be added to its bounds."""
     cell, free = task.cell, net.free
     limit = task.prop.limit * task.prop.unit
-    reals = None
+    reals, codec = None, task.codec.only(free)
     if cell.codes is not None:
-        reals = lambda codes: task.codec.grid(codes).astype(np.float64)  # noqa: E731
+        reals = lambda codes: codec.grid(codes).astype(np.float64)  # noqa: E731
     region = whole_region(task, free)
     plain = composed(task, free, 0, guard)
     symbols = 0
@@ -99,7 +99,7 @@ def _bisection(task: Task, net: Network, index: Index, error: float, budget: Bud
         symbols = SYMBOLS
     return Bisection(
         net if symbols or plain is None else plain, _points(task, net, budget, guard), index, region,
-        limit - error, limit + error, reals, Cut(task.codec), symbols,
+        limit - error, limit + error, reals, Cut(codec), symbols,
     )  # fmt: skip
 
 

@@ -43,7 +43,7 @@ class Tree(Bisection):
         """Multiply-adds left, of all analyses together."""
         self._outputs = np.asarray(task.outputs, np.intp)
         self._corners: list[F64] = []
-        limit, cell, codec = task.prop.limit * task.prop.unit, task.cell, task.codec
+        limit, cell, codec = task.prop.limit * task.prop.unit, task.cell, task.codec.only(free)
         ends = (cell.lower, cell.upper) if cell.codes is None else cell.codes
         lo, hi = (e.ravel()[free].astype(np.float64) for e in ends)
         reals = None
