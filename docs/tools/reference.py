@@ -29,6 +29,7 @@ TITLES = {
     "BoxSpec": "regions.NAME, kind: box",
     "SegmentSpec": "regions.NAME, kind: segment",
     "VnnlibSpec": "regions.NAME, kind: vnnlib",
+    "InputSpec": "regions.NAME.inputs, each",
     "CheckSpec": "checks, each",
     "MaxAbs": "checks.property, kind: max_abs",
     "MaxLsb": "checks.property, kind: max_lsb",
@@ -75,6 +76,7 @@ EXAMPLES = {
     "BoxSpec": "everything: {kind: box, lower: [-1.0, -1.0], upper: [1.0, 1.0]}",
     "SegmentSpec": "brighter: {kind: segment, data: golden.npz, array: x, direction: ones, range: [-0.1, 0.1]}",
     "VnnlibSpec": "acas: {kind: vnnlib, file: prop_1.vnnlib}",
+    "InputSpec": "inputs: {left: {clip: [0.0, 1.0]}, right: {clip: [-1.0, 1.0]}}",
     "CheckSpec": "checks:\n  - {id: logits, model: digits, region: near, property: {kind: max_abs, limit: 0.5}}",
     "MaxAbs": "property: {kind: max_abs, limit: 0.25, tensor: logits}",
     "MaxLsb": "property: {kind: max_lsb, limit: 3, outputs: predicted}",
@@ -172,7 +174,7 @@ def rows(part: dict[str, Any], keys: Iterable[str] | None = None) -> Iterator[st
 def policy_page() -> list[str]:
     """Every key of the policy."""
     schema = policy_schema()
-    parts = {name: schema["$defs"][name] for name in TITLES}
+    parts = {name: schema["$defs"][name] for name in TITLES if name in schema["$defs"]}
     if missing := set(schema["$defs"]) - set(parts):
         raise ValueError(f"no title for {sorted(missing)}")
     lines = [
@@ -189,17 +191,17 @@ def policy_page() -> list[str]:
         *rows(schema),
         *example("Policy"),
     ]
-    told: dict[str, set[str]] = {name: set() for name in TITLES}
-    for name, title in TITLES.items():
+    told: dict[str, set[str]] = {name: set() for name in parts}
+    for name, part in parts.items():
         for common, about, members in COMMON:
             if name == members[0]:
-                keys = [k for k in parts[name]["properties"] if k not in told[name] and _same(parts, members, k)]
-                lines += ["", f"## {common}", "", about, "", *rows(parts[name], keys)]
+                keys = [k for k in part["properties"] if k not in told[name] and _same(parts, members, k)]
+                lines += ["", f"## {common}", "", about, "", *rows(part, keys)]
                 for m in members:
                     told[m] |= set(keys)
-        own = [k for k in parts[name]["properties"] if k not in told[name]]
-        about = parts[name].get("description", "").replace("``", "`").split("\n")[0]
-        lines += ["", f"## {title}", "", about, "", *rows(parts[name], own), *example(name)]
+        own = [k for k in part["properties"] if k not in told[name]]
+        about = part.get("description", "").replace("``", "`").split("\n")[0]
+        lines += ["", f"## {TITLES[name]}", "", about, "", *rows(part, own), *example(name)]
     return lines
 
 
