@@ -1,7 +1,7 @@
-"""gemmlowp's fixed-point exponential and reciprocal, as the int8 SOFTMAX reference kernel uses them.
+"""gemmlowp's fixed-point exponential, reciprocal and inverse root, as int8 kernels use them (SOFTMAX, DIV, RSQRT).
 
-Raw values of ``FixedPoint<int32, I>``: ``value = raw / 2**(31 - I)``.  Source: gemmlowp
-``fixedpoint/fixedpoint.h``, TFLite ``kernels/internal/common.h`` (GetReciprocal).  int64 arrays.
+Raw values of ``FixedPoint<int32, I>``: ``value = raw / 2**(31 - I)``.  Source: gemmlowp ``fixedpoint/fixedpoint.h``,
+TFLite ``kernels/internal/common.h`` (GetReciprocal, GetInvSqrtQuantizedMultiplierExp).  int64 arrays.
 """
 
 from __future__ import annotations
@@ -48,3 +48,19 @@ def reciprocal(x: I64, integer_bits: int) -> tuple[I64, I64]:
     for _ in range(3):
         r = r + _saturate(high_mul(r, (1 << 29) - high_mul(half, r)) << 2)
     return _saturate(r << 1), over_unit
+
+
+def inverse_root(x: I64) -> tuple[I64, I64]:
+    """``1 / sqrt(x)`` of integers from 1 to 2**29: a Q0.31 value and how many bits to shift it right."""
+    leading = 32 - np.ceil(np.log2(x.astype(np.float64) + 1.0)).astype(np.int64)
+    pairs = (leading - 1) // 2 - 1
+    right = 11 - pairs
+    half_input = divide_by_pot((x << 2 * pairs) >> 1, 1)
+    r = np.full_like(x, 1 << 28)  # 3 integer bits
+    half_three = np.full_like(x, (1 << 28) + (1 << 27))
+    for _ in range(5):
+        cube = _saturate(high_mul(high_mul(r, r), r) << 6)
+        r = _saturate((high_mul(half_three, r) - high_mul(half_input, cube)) << 3)
+    r = high_mul(r, 1518500250)
+    r, right = np.where(right < 0, r << np.maximum(-right, 0), r), np.maximum(right, 0)
+    return np.where(x <= 1, _MAX, r), np.where(x <= 1, 0, right)

@@ -17,6 +17,7 @@ from qebgate.ir.pair import Step
 from qebgate.numerics.rounding import F64, down, up
 from qebgate.ops.base import Context, label, needed_grid, rounding_of
 from qebgate.ops.products import times
+from qebgate.ops.roots import Rsqrt, Sqrt
 from qebgate.ops.shapes import LOGISTIC, TANH, Bent, EluShape, FastGeluShape, GeluShape, HardSwishShape, Shape
 from qebgate.semantics.registry import SEMANTICS
 from qebgate.semantics.sigmoid import Table
@@ -43,6 +44,8 @@ _SHAPES = {
     "ELU": EluShape(),
     "HARD_SWISH": HardSwishShape(),
     "ABS": Bent(np.array([-1.0])),
+    "RSQRT": Rsqrt(),
+    "SQRT": Sqrt(),
 }
 
 
@@ -65,20 +68,22 @@ class CurveLowering:
 
         def transform(inputs: Sequence[Gap]) -> Gap:
             (x,) = inputs
-            assert x.codes is not None
-            f.defined(x, label(step))
+            f.require(label(step), x.float)
+            x, hidden = _shown(q, x), ~q.inside(x.quantized)
             e = 0.0 if noise is None else noise([x.float])
             h = f.image(x.float).widened(e, e)
+            assert x.codes is not None
             codes = kernel(x.codes)
             g = grid.real(codes)
             # h = f(x) + float noise, hq = q(xq) + rounding; the clamp is respected by g and h
             d = moved_by(q, x).plus(apart(x.float)).widened(below + e, above + e)
             d = saturated(d, h, q.image(x.quantized).widened(below, above), grid.range)
+            d = Interval(np.where(hidden, -np.inf, d.lo), np.where(hidden, np.inf, d.hi))
             return Gap(*tighten(h, g, d), codes)
 
         def float_transform(inputs: Sequence[Gap]) -> Gap:
             (x,) = inputs
-            f.defined(x, label(step))
+            f.require(label(step), x.float, x.quantized)
             e = 0.0 if noise is None else noise([x.quantized])
             h, g = f.image(x.float), f.image(x.quantized).widened(e, e)
             return Gap(*tighten(h, g, moved_by(f, x).widened(e, e)))
@@ -86,9 +91,19 @@ class CurveLowering:
         def lines(inputs: Sequence[Gap], out: Gap) -> Band:
             (x,) = inputs
             e = 0.0 if noise is None else noise([x.float])
-            return _band((f, q), x, out, (below, above), e, apart(x.float), grid.range)
+            return curve_band((f, q), x, out, (below, above), e, apart(x.float), grid.range)
 
         return [Opaque(label(step), step.inputs, step.output, transform, float_transform, lines)]
+
+
+def _shown(q: Shape, x: Gap) -> Gap:
+    """The input, with the float side in place of a quantized one that the function is not defined for."""
+    shown = q.inside(x.quantized)
+    if shown.all():
+        return x
+    take = lambda a, b: Interval(np.where(shown, a.lo, b.lo), np.where(shown, a.hi, b.hi))  # noqa: E731
+    zero = np.zeros(x.size)
+    return Gap(x.float, take(x.quantized, x.float), take(x.delta, Interval(zero, zero)), x.codes)
 
 
 def moved_by(f: Shape, x: Gap) -> Interval:
@@ -123,7 +138,7 @@ def saturated(d: Interval, h: Interval, q: Interval, limits: tuple[float, float]
     return Interval(lo, np.maximum(lo, hi))
 
 
-def _band(
+def curve_band(
     shapes: tuple[Shape, Shape],
     x: Gap,
     out: Gap,
@@ -133,23 +148,25 @@ def _band(
     limits: tuple[float, float],
 ) -> Band:
     """The chord over all that both sides can be, and what is left."""
-    (f, q), (below, above), both = shapes, rounding, both_sides(x)
+    (f, q), (below, above) = shapes, rounding
+    given, x, hidden = x, _shown(q, x), ~q.inside(x.quantized)
+    both = both_sides(x)
     width = both.hi - both.lo
     narrow = (width > 0) & (both.magnitude < _WIDE)
     with np.errstate(invalid="ignore", divide="ignore"):
         slope = np.where(narrow, (f.value(both.hi) - f.value(both.lo)) / np.where(width > 0, width, 1.0), 0.0)
     line = Interval(slope, slope)
-    image_f, image_q = out.float.minus(times(line, x.float)), out.quantized.minus(times(line, x.quantized))
+    image_f, image_q = out.float.minus(times(line, x.float)), out.quantized.minus(times(line, given.quantized))
     h = f.rest(x.float, slope).widened(noise, noise)
     g = q.rest(x.quantized, slope).widened(below, above)
     exact = q.image(x.quantized).widened(below, above)
     bottom, top = limits
-    clamped = (exact.lo < bottom) | (exact.hi > top)
+    clamped = (exact.lo < bottom) | (exact.hi > top) | hidden
     g = Interval(np.where(clamped, image_q.lo, g.lo), np.where(clamped, image_q.hi, g.hi))
     steep = q.steep(both)
     d = times(Interval(down(steep.lo - slope), up(steep.hi - slope)), x.delta).plus(apart)
     d = d.widened(below + noise, above + noise)
-    plain = out.delta.minus(times(line, x.delta))
+    plain = out.delta.minus(times(line, given.delta))
     d = Interval(np.where(clamped, plain.lo, d.lo), np.where(clamped, plain.hi, d.hi))
     usable = lambda a, b: Interval(np.maximum(a.lo, b.lo), np.minimum(a.hi, b.hi))  # noqa: E731
     return Band((diagonal(slope),), usable(h, image_f), usable(g, image_q), usable(d, plain))
@@ -204,7 +221,7 @@ def curve_bounds(step: Step, ctx: Context) -> Callable[[Gap], tuple[Interval, In
     apart = _apart(f, q)
 
     def bounds(x: Gap) -> tuple[Interval, Interval, Interval]:
-        f.defined(x, label(step))
+        f.require(label(step), x.float, x.quantized)
         return f.image(x.float), q.image(x.quantized), moved_by(q, x).plus(apart(x.float))
 
     return bounds

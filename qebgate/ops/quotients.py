@@ -87,7 +87,7 @@ def _by_computed(step: Step, ctx: Context, fn: Node, qn: Node, index: Sequence[I
     def parts(given: Sequence[Gap]) -> tuple[Gap, Gap, Gap]:
         """Numerator, divisor, and its reciprocal, one entry for every output entry."""
         *x, y = (picked(g, i, n) for g, i, n in zip(given, index, sizes, strict=True))
-        RECIPROCAL.defined(y, label(step))
+        RECIPROCAL.require(label(step), both_sides(y))
         r = tighten(RECIPROCAL.image(y.float), RECIPROCAL.image(y.quantized), moved_by(RECIPROCAL, y))
         return (x[0] if constant is None else _repeated(constant, y.size)), y, Gap(*r)
 
@@ -135,7 +135,7 @@ def _band(x: Gap, y: Gap, r: Gap, noise: tuple[F64 | float, F64], index: Sequenc
     """``x r`` is a rest away from ``cr x + cx r``, and r a rest away from ``slope y``."""
     here, (e, eq) = [np.arange(y.size)] * 2, noise
     product = product_band([x, r], here)
-    cr, cx = (np.asarray(m.matrix.diagonal()) for m in product.maps)
+    cr, cx = (m.forward(np.ones((1, y.size)))[0] for m in product.maps)
     all_y = both_sides(y)
     slope = -1.0 / (all_y.lo * all_y.hi)
     factor = cx * slope

@@ -30,6 +30,7 @@ from qebgate.ops.moves import MoveLowering
 from qebgate.ops.products import MulLowering
 from qebgate.ops.quotients import DivLowering
 from qebgate.ops.resize_bilinear import ResizeBilinearLowering
+from qebgate.ops.squares import SquaredDifferenceLowering
 from qebgate.ops.squashing import SoftmaxLowering
 from qebgate.ops.sums import AddLowering, SubLowering
 from qebgate.ops.transpose_conv import TransposeConvLowering
@@ -55,11 +56,12 @@ _ALL: tuple[Lowering, ...] = (
     ReshapeLowering(),
     ResizeBilinearLowering(),
     SoftmaxLowering(),
+    SquaredDifferenceLowering(),
     SubLowering(),
     TransposeConvLowering(),
 )
 
-_CURVES = ("ABS", "ELU", "GELU", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC", "PRELU", "TANH")
+_CURVES = ("ABS", "ELU", "GELU", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC", "PRELU", "RSQRT", "SQRT", "TANH")
 
 _FAMILIES: tuple[Lowering, ...] = (
     *(CurveLowering(op) for op in _CURVES),

@@ -7,12 +7,11 @@ there the function is flat against the line, so that a rounded place costs nothi
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from qebgate.domains.gap import Gap, Interval
-from qebgate.errors import UnboundedError
+from qebgate.domains.gap import Interval
 from qebgate.numerics.rounding import F64, down, up
 from qebgate.ops.shapes import Shape
 
@@ -21,9 +20,7 @@ SMALLEST = 2.0**-60
 
 
 class OneSided(Shape):
-    """``bends``: 1 where the function is convex, -1 where it is concave."""
-
-    bends: ClassVar[int] = 1
+    """Convex or concave everywhere."""
 
     @abstractmethod
     def flat(self, slope: F64) -> F64:
@@ -54,20 +51,12 @@ class Square(OneSided):
         return slope / 2.0
 
 
-def _needs(x: Gap, least: float, where: str, what: str) -> None:
-    low = min(float(v.lo.min(initial=np.inf)) for v in (x.float, x.quantized))
-    if not low >= least:
-        raise UnboundedError(
-            "QEB440", f"{what} in the region, as far as it is bounded", where=where, found=f"{low:.4g}"
-        )
-
-
 class Sqrt(OneSided):
-    bends = -1
     least = 0.0
+    undefined = "the root of a number below 0"
 
-    def defined(self, x: Gap, where: str) -> None:
-        _needs(x, 0.0, where, "the root of a number below 0")
+    def inside(self, x: Interval) -> NDArray[np.bool_]:
+        return x.lo >= 0.0
 
     def value(self, x: F64) -> F64:
         return np.sqrt(np.maximum(x, 0.0))
@@ -82,9 +71,10 @@ class Sqrt(OneSided):
 
 class Rsqrt(OneSided):
     least = 0.0
+    undefined = "the reciprocal root of 0 or less"
 
-    def defined(self, x: Gap, where: str) -> None:
-        _needs(x, SMALLEST, where, "the reciprocal root of 0 or less")
+    def inside(self, x: Interval) -> NDArray[np.bool_]:
+        return x.lo >= SMALLEST
 
     def value(self, x: F64) -> F64:
         return 1.0 / np.sqrt(x)
@@ -99,11 +89,10 @@ class Rsqrt(OneSided):
 class Reciprocal(OneSided):
     """Of numbers that have one sign."""
 
-    def defined(self, x: Gap, where: str) -> None:
-        low, high = np.minimum(x.float.lo, x.quantized.lo), np.maximum(x.float.hi, x.quantized.hi)
-        if not ((low >= SMALLEST) | (high <= -SMALLEST)).all():
-            message = "the divisor may be 0 in the region, as far as it is bounded"
-            raise UnboundedError("QEB440", message, where=where)
+    undefined = "a division by 0"
+
+    def inside(self, x: Interval) -> NDArray[np.bool_]:
+        return (x.lo >= SMALLEST) | (x.hi <= -SMALLEST)
 
     def value(self, x: F64) -> F64:
         return 1.0 / x

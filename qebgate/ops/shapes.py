@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.special
+from numpy.typing import NDArray
 
-from qebgate.domains.gap import Gap, Interval
+from qebgate.domains.gap import Interval
+from qebgate.errors import UnboundedError
 from qebgate.numerics.rounding import F64, down, up
 
 LIBM = 2.0**-48
@@ -46,6 +48,8 @@ class Shape(ABC):
     """Bound of ``|f''|`` between kinks."""
     least: float = -np.inf
     most: float = np.inf
+    undefined: str = ""
+    """What is outside of its domain, in words."""
 
     @abstractmethod
     def value(self, x: F64) -> F64: ...
@@ -69,9 +73,16 @@ class Shape(ABC):
         lo, hi = self.slopes(x)
         return Interval(outward(lo, -1), outward(hi, +1))
 
-    def defined(self, x: Gap, where: str) -> None:
-        """UnboundedError where either side may be what the function is not defined for."""
-        del x, where
+    def inside(self, x: Interval) -> NDArray[np.bool_]:
+        """Entries for all of whose values the function is defined."""
+        return np.ones(x.lo.shape, np.bool_)
+
+    def require(self, where: str, *sides: Interval) -> None:
+        """UnboundedError where a value may be what the function is not defined for."""
+        if not all(self.inside(x).all() for x in sides):
+            low = min(float(x.lo[~self.inside(x)].min(initial=np.inf)) for x in sides)
+            message = f"{self.undefined} in the region, as far as it is bounded"
+            raise UnboundedError("QEB440", message, where=where, found=f"{low:.4g}")
 
     def rest(self, x: Interval, slope: F64) -> Interval:
         """Bounds of ``f(t) - slope t`` for t in x."""

@@ -41,7 +41,10 @@ _NEVER = frozenset(
         "PRELU",
         "RELU",
         "RELU6",
+        "RSQRT",
         "SOFTMAX",
+        "SQRT",
+        "SQUARED_DIFFERENCE",
     }
 )
 """Taken for float tensors only."""

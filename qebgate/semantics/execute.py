@@ -16,7 +16,19 @@ from qebgate.semantics.moves import MOVES
 from qebgate.semantics.registry import ALL_SEMANTICS
 
 ONE_ROUNDING = frozenset(
-    {"ADD", "DIV", "MAX_POOL_2D", "MUL", "PAD", "RELU", "RELU6", "RESHAPE", "SUB", *(cls.name for cls in MOVES)}
+    {
+        "ADD",
+        "DIV",
+        "MAX_POOL_2D",
+        "MUL",
+        "PAD",
+        "RELU",
+        "RELU6",
+        "RESHAPE",
+        "SQUARED_DIFFERENCE",
+        "SUB",
+        *(cls.name for cls in MOVES),
+    }
 )
 """Operators whose float32 result is the same in every runtime."""
 _CHUNK_ELEMENTS = 1 << 20

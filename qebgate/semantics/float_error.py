@@ -51,6 +51,8 @@ ELU_ULPS = 24.0
 """Absolute error of ELU below zero in units of 2**-24, relative to arguments below 1."""
 GELU_ULPS = 48.0
 """Error of GELU in units of 2**-24, relative to its argument."""
+ROOT_ULPS = 12.0
+"""Relative error of SQRT and RSQRT in units of 2**-24."""
 EXP_ULPS = 16.0
 """Relative error of SOFTMAX's exponentials in units of 2**-24, for arguments that are exact."""
 
@@ -314,6 +316,19 @@ def product_error(magnitude: F64) -> F64:
     return np.where(magnitude < _OVERFLOW, gamma(1, U32) * magnitude + 3 * TINY32, np.inf)
 
 
+def difference_error(magnitude: F64) -> F64:
+    """Of a difference whose exact value is at most so large; subnormal operands may be read as zero."""
+    return np.where(magnitude < _OVERFLOW, gamma(1, U32) * magnitude + 3 * TINY32, np.inf)
+
+
+def _squared_difference(node: Node, graph: Graph, x: list[Computed]) -> F64:
+    """The difference is rounded, and then its square."""
+    del node, graph
+    d = np.maximum(np.maximum(x[0].hi - x[1].lo, x[1].hi - x[0].lo), 0.0) * (1 + 2.0**-50)
+    e = difference_error(d)
+    return product_error((d + e) ** 2) + (2 * d + e) * e
+
+
 def _mul(node: Node, graph: Graph, x: list[Computed]) -> F64:
     del node, graph
     a, b = (v.magnitude for v in x)
@@ -349,6 +364,19 @@ def _gelu(node: Node, graph: Graph, x: list[Computed]) -> F64:
     """Relative to the argument: ``x`` times a number in [0, 1] known up to some units."""
     del node, graph
     return np.where(x[0].magnitude < _OVERFLOW, x[0].magnitude * (GELU_ULPS * U32) + 3 * TINY32, np.inf)
+
+
+def _sqrt(node: Node, graph: Graph, x: list[Computed]) -> F64:
+    """A subnormal argument may be read as zero, whose root is up to 2**-63."""
+    del node, graph
+    root = np.sqrt(np.maximum(x[0].hi, 0.0))
+    return np.where(x[0].lo >= 0, root * (ROOT_ULPS * U32) + TINY32**0.5, np.inf)
+
+
+def _rsqrt(node: Node, graph: Graph, x: list[Computed]) -> F64:
+    del node, graph
+    least = np.maximum(x[0].lo, TINY32)
+    return np.where(x[0].lo >= TINY32, least**-0.5 * (ROOT_ULPS * U32) + TINY32, np.inf)
 
 
 def _hard_swish(node: Node, graph: Graph, x: list[Computed]) -> F64:
@@ -441,7 +469,10 @@ _RULES = MappingProxyType[str, Rule](
         "RELU6": _flush,
         "RESHAPE": _copy,
         "RESIZE_BILINEAR": _resize,
+        "RSQRT": _rsqrt,
         "SOFTMAX": _softmax,
+        "SQRT": _sqrt,
+        "SQUARED_DIFFERENCE": _squared_difference,
         "SUB": _add,
         "TANH": _tanh,
         "TRANSPOSE_CONV": _transpose_conv,

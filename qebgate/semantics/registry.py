@@ -24,8 +24,10 @@ from qebgate.semantics.quantize import Quantize
 from qebgate.semantics.relu import Relu, Relu6
 from qebgate.semantics.reshape import Reshape
 from qebgate.semantics.resize_bilinear import ResizeBilinear
+from qebgate.semantics.roots import Rsqrt, Sqrt
 from qebgate.semantics.sigmoid import Logistic, Tanh
 from qebgate.semantics.softmax import Softmax
+from qebgate.semantics.squared_difference import SquaredDifference
 from qebgate.semantics.sub import Sub
 from qebgate.semantics.tables import Abs, Elu, Gelu, HardSwish, LeakyRelu, Prelu
 from qebgate.semantics.transpose_conv import TransposeConv
@@ -59,6 +61,9 @@ _ALL: tuple[type[Semantics], ...] = (
     Reshape,
     ResizeBilinear,
     Softmax,
+    Rsqrt,
+    Sqrt,
+    SquaredDifference,
     Sub,
     Tanh,
     TransposeConv,

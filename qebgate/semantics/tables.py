@@ -65,19 +65,20 @@ class Function(Semantics):
         return np.clip(self.table(node, graph, owner(node, graph, runtime)), *y.dtype.code_range)
 
     def rounding(self, node: Node, graph: Graph, runtime: Runtime) -> Rounding:
-        """Measured on the table itself: the largest distance of an unclamped code from the real function."""
+        """Measured on the table itself: the largest distances of an unclamped code from the real function."""
         x, y = ends(node, graph)
         table = self.table(node, graph, owner(node, graph, runtime)).astype(np.float64)
         given = (codes_table(x) - x.q.z) * x.q.s
         exact = self.exact(node, graph, given) / y.q.s
-        off = table - y.q.z - (exact if exact.ndim == table.ndim else exact[:, None])
-        # a kernel that saturates by itself is not off where the exact code is out of range too
+        exact = exact if exact.ndim == table.ndim else exact[:, None]
+        # a kernel that saturates by itself is not off where the exact code is clamped to the same one
         lo, hi = (v - y.q.z for v in y.dtype.code_range)
-        inside = np.clip(table - y.q.z, lo, hi) - np.clip(exact if exact.ndim == table.ndim else exact[:, None], lo, hi)
-        off = np.where(np.abs(inside) < np.abs(off), inside, off)
+        same = np.clip(table - y.q.z, lo, hi) == np.clip(exact, lo, hi)
+        off = np.where(same, 0.0, table - y.q.z - exact)
         slack = 2.0**-20 + 2.0**-40 * float(np.abs(exact).max())
         # never below what a tie may do, so that points between codes are covered too
-        return Rounding.symmetric(max(float(np.abs(off).max()), 0.5) + slack)
+        below, above = (np.atleast_1d(max(float(v.max()), 0.5) + slack) for v in (-off, off))
+        return Rounding(below, above)
 
     def exact(self, node: Node, graph: Graph, x: F64) -> F64:
         """The function of reals ``[256]``, or of every channel ``[256, C]``."""

@@ -25,6 +25,7 @@ from qebgate.runtimes.profiles import Runtime
 from qebgate.task import FloatSemantics, Task
 from tests.semantics.cases import CASES, Rng, codes, pick
 from tests.semantics.networks import _Net
+from tests.support.tflite_builder import Builder
 
 MOVED = (schema.BuiltinOperator.QUANTIZE, schema.BuiltinOperator.DEQUANTIZE)
 
@@ -104,6 +105,8 @@ def one_operator(op: str, seed: int) -> Twins:
             y = net.b.tensor(net.shape, "float32")
             net.b.op("DEQUANTIZE", [net.at], [y], version=2)
         model = net.b.build([source], [y])
+    elif op in ("RSQRT", "SQRT"):
+        model = rooted(op, rng)
     else:
         model = CASES[op](rng).model
         size = math.prod(schema.ModelT.InitFromPackedBuf(model, 0).subgraphs[0].tensors[-1].shape)
@@ -113,6 +116,24 @@ def one_operator(op: str, seed: int) -> Twins:
         return load(float_twin(model, rng), model)
     except UnsupportedError:  # an ADD whose sum could overflow the kernels' 16 bits
         return one_operator(op, seed + 1_000)
+
+
+def rooted(op: str, rng: Rng) -> bytes:
+    """SQRT or RSQRT of what is kept above 0 in both models."""
+    b, n, s = Builder(), int(rng.integers(1, 20)), float(np.float32(2.0 ** rng.uniform(-12, 2)))
+    about = {"scale": s, "zero_point": -128}
+    least = np.maximum(codes(rng, (n,)), int(rng.integers(-127, 0))).astype(np.int8)
+    x, c, y = (
+        b.tensor((1, n), "int8", **about),
+        b.tensor((n,), "int8", data=least, **about),
+        b.tensor((1, n), "int8", **about),
+    )
+    top = 255 * s if op == "SQRT" else 1.0 / (s * (float(least.min()) + 128))
+    out = float(np.float32(top**0.5 / 255 * pick(rng, 1.0, 0.3, 3.0)))
+    z = b.tensor((1, n), "int8", scale=out, zero_point=int(rng.integers(-128, 128)))
+    b.op("MAXIMUM", [x, c], [y], version=2)
+    b.op(op, [y], [z], version=2)
+    return b.build([x], [z])
 
 
 def small_network(rng: Rng) -> bytes:

@@ -69,6 +69,18 @@ def _div(rng: Rng, batch: int = 10) -> Case:
     return Case("DIV", b.build([x], [y]), codes(rng, (batch, *shape)))
 
 
+def _squared_difference(rng: Rng, batch: int = 10) -> Case:
+    shape, b, s1 = image_shape(rng, 12), Builder(), scale_of(rng)
+    s2 = float(np.float32(s1 * pick(rng, 1.0, 0.5, 2.0**-6, *rng.uniform(0.05, 20.0, 2))))
+    x, ins = two_operands(rng, b, shape, s1, s2)
+    largest = max(s1, s2)
+    so = out_scale(rng, (128 * largest) ** 2, s1 * s2)
+    so = float(np.float32(max(so, 1.01 * largest**2 * 2.0**-12)))  # LiteRT aborts on smaller scales
+    y = b.tensor(shape, "int8", scale=so, zero_point=zero_of(rng))
+    b.op("SQUARED_DIFFERENCE", ins, [y], version=2)
+    return Case("SQUARED_DIFFERENCE", b.build([x], [y]), codes(rng, (batch, *shape)))
+
+
 def _selection(op: str) -> Callable[[Rng], Case]:
     def make(rng: Rng, batch: int = 6) -> Case:
         shape, b, s = image_shape(rng), Builder(), scale_of(rng)
@@ -110,6 +122,23 @@ def _table(op: str, options: Callable[[Rng], dict[str, Any]] = lambda _: {}) -> 
             sa = scale_of(rng)
             ins.append(b.tensor((n,), "int8", data=codes(rng, (n,)), scale=sa, zero_point=zero_of(rng)))
         b.op(op, ins, [y], **options(rng))
+        data = codes(rng, (batch, 1, n))
+        data[0, 0] = np.resize(np.arange(LO, HI + 1), n)
+        return Case(op, b.build([x], [y]), data)
+
+    return make
+
+
+def _root(op: str) -> Callable[[Rng], Case]:
+    """All codes are at or above the zero point."""
+
+    def make(rng: Rng, batch: int = 3) -> Case:
+        b, s, n = Builder(), float(np.float32(2.0 ** rng.uniform(-16, 2))), int(pick(rng, 256, rng.integers(1, 300)))
+        top = 255 * s if op == "SQRT" else 1.0 / s
+        so = float(np.float32(top**0.5 / 255 * pick(rng, 0.5, 2.0, 1.0, 0.1, *rng.uniform(0.03, 4.0, 2))))
+        x = b.tensor((1, n), "int8", scale=s, zero_point=LO)
+        y = b.tensor((1, n), "int8", scale=so, zero_point=int(pick(rng, LO, LO, zero_of(rng))))
+        b.op(op, [x], [y], version=2)
         data = codes(rng, (batch, 1, n))
         data[0, 0] = np.resize(np.arange(LO, HI + 1), n)
         return Case(op, b.build([x], [y]), data)
@@ -299,12 +328,15 @@ MORE: dict[str, Callable[[Rng], Case]] = {
     "REDUCE_MAX": _reduction("REDUCE_MAX"),
     "REDUCE_MIN": _reduction("REDUCE_MIN"),
     "RESIZE_BILINEAR": _bilinear,
+    "RSQRT": _root("RSQRT"),
+    "SQRT": _root("SQRT"),
     "RESIZE_NEAREST_NEIGHBOR": _move("RESIZE_NEAREST_NEIGHBOR", _nearest),
     "SLICE": _move("SLICE", _slice),
     "SPACE_TO_DEPTH": _move("SPACE_TO_DEPTH", _blocks("SPACE_TO_DEPTH")),
     "SPLIT": _move("SPLIT", _split, first=False),
     "SQUEEZE": _move("SQUEEZE", _squeeze),
     "STRIDED_SLICE": _move("STRIDED_SLICE", _strided),
+    "SQUARED_DIFFERENCE": _squared_difference,
     "SUB": _sub,
     "TRANSPOSE": _move("TRANSPOSE", _transpose),
 }

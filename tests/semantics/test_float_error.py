@@ -15,6 +15,7 @@ from qebgate.semantics.float_error import (
     EXP_ULPS,
     GELU_ULPS,
     LOGISTIC_ULPS,
+    ROOT_ULPS,
     TANH_ULPS,
     Computed,
     _added,
@@ -130,7 +131,8 @@ def _float_twin_case(op: str, rng: Rng, batch: int) -> tuple[bytes, np.ndarray]:
             m.buffers[t.buffer].data = np.frombuffer(_values(rng, tuple(t.shape)).tobytes(), np.uint8)
     fb = flatbuffers.Builder(1024)
     fb.Finish(m.Pack(fb), file_identifier=b"TFL3")
-    return bytes(fb.Output()), _values(rng, (batch, *g.tensors[g.inputs[0]].shape))
+    x = _values(rng, (batch, *g.tensors[g.inputs[0]].shape))
+    return bytes(fb.Output()), np.abs(x) if op in ("RSQRT", "SQRT") else x
 
 
 def computed(x: np.ndarray) -> Computed:
@@ -194,12 +196,14 @@ def _sweep() -> np.ndarray:
         ("GELU", {"approximate": False, "version": 2}),
         ("GELU", {"approximate": True, "version": 2}),
         ("LOGISTIC", {}),
+        ("RSQRT", {}),
+        ("SQRT", {}),
         ("TANH", {}),
     ],
 )
 def test_dense_sweep_stays_well_inside(op: str, options: dict[str, Any]) -> None:
     """The stated envelopes keep a factor of at least 4 to what is measured."""
-    x = _sweep()
+    x = np.maximum(np.abs(_sweep()), np.float32(1e-9)) if op in ("RSQRT", "SQRT") else _sweep()
     b = Builder()
     i, o = b.tensor((1, x.size)), b.tensor((1, x.size))
     b.op(op, [i], [o], **options)
@@ -218,6 +222,7 @@ def test_the_envelopes_are_named() -> None:
     assert ELU_ULPS == 24.0
     assert GELU_ULPS == 48.0
     assert EXP_ULPS == 16.0
+    assert ROOT_ULPS == 12.0
 
 
 def _most(v: list[float]) -> float:

@@ -63,6 +63,10 @@ OPTIONS = {
     "SLICE": "SliceOptions",
     "SPACE_TO_DEPTH": "SpaceToDepthOptions",
     "SPLIT": "SplitOptions",
+    "SQUARED_DIFFERENCE": "SquaredDifferenceOptions",
+    "LOG_SOFTMAX": "LogSoftmaxOptions",
+    "ARG_MAX": "ArgMaxOptions",
+    "BATCH_MATMUL": "BatchMatMulOptions",
     "TRANSPOSE_CONV": "TransposeConvOptions",
 }
 ALIASES = {"fused_activation": "fused_activation_function"}

@@ -1,0 +1,99 @@
+"""SQUARED_DIFFERENCE: the exact difference, and the square of it as a function of one entry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from qebgate.domains.gap import Gap, Interval, tighten
+from qebgate.domains.layers import Affine, Band, CodeBox, CodeGrid, Layer, Opaque
+from qebgate.domains.linear_map import LinearMap
+from qebgate.ir.pair import Step
+from qebgate.numerics.rounding import F64, down, up
+from qebgate.ops.base import Context, code_grid, label, rounding_of
+from qebgate.ops.curves import curve_band, moved_by, saturated
+from qebgate.ops.floating import TWICE
+from qebgate.ops.roots import Square
+from qebgate.ops.sums import SubLowering
+from qebgate.semantics.float_error import difference_error, product_error
+
+SQUARE = Square()
+_FREE = (-np.inf, np.inf)
+
+
+class SquaredDifferenceLowering:
+    op: str = "SQUARED_DIFFERENCE"
+
+    def lower(self, step: Step, ctx: Context) -> list[Layer]:
+        qn = step.quantized_node
+        assert qn is not None
+        graph, inner = ctx.pair.quantized, ctx.fresh()
+        own = TWICE if graph.computes_in_float(qn) else 0.0
+        below, above = rounding_of(qn, graph, ctx.runtime)
+        grid, float32 = code_grid(graph.tensors[qn.outputs[0]]), ctx.float32
+
+        def errors(x: Gap) -> tuple[F64 | float, F64 | float]:
+            """Of the product, on either side."""
+            e = product_error(x.float.magnitude**2) if float32 else 0.0
+            return e, own * product_error(x.quantized.magnitude**2) if own else 0.0
+
+        def transform(inputs: Sequence[Gap]) -> Gap:
+            (x,) = inputs
+            e, eq = errors(x)
+            h, q = SQUARE.image(x.float).widened(e, e), SQUARE.image(x.quantized).widened(below + eq, above + eq)
+            d = moved_by(SQUARE, x).widened(below + e + eq, above + e + eq)
+            if grid is None:
+                return Gap(*tighten(h, q, d))
+            codes = within(q, grid)
+            return Gap(*tighten(h, grid.real(codes), saturated(d, h, q, grid.range)), codes)
+
+        def float_transform(inputs: Sequence[Gap]) -> Gap:
+            (x,) = inputs
+            e = product_error(x.quantized.magnitude**2) if float32 else 0.0
+            h, g = SQUARE.image(x.float), SQUARE.image(x.quantized).widened(e, e)
+            return Gap(*tighten(h, g, moved_by(SQUARE, x).widened(e, e)))
+
+        def lines(inputs: Sequence[Gap], out: Gap) -> Band:
+            (x,) = inputs
+            e, eq = errors(x)
+            zero = Interval(np.zeros(x.size), np.zeros(x.size))
+            limits = _FREE if grid is None else grid.range
+            return curve_band((SQUARE, SQUARE), x, out, (below + eq, above + eq), e, zero, limits)
+
+        square = Opaque(label(step), (inner,), step.output, transform, float_transform, lines)
+        return [_difference(step, ctx, inner, own), square]
+
+
+def within(x: Interval, grid: CodeGrid) -> CodeBox:
+    """All codes that a value in an interval may have, clamped."""
+    lo, hi = np.ceil(down(x.lo / grid.unit)) + grid.zero, np.floor(up(x.hi / grid.unit)) + grid.zero
+    return np.clip(lo, grid.lo, grid.hi).astype(np.int64), np.clip(hi, grid.lo, grid.hi).astype(np.int64)
+
+
+def _difference(step: Step, ctx: Context, inner: int, own: float) -> Affine:
+    """Exact but for float32's own rounding."""
+    (layer,) = SubLowering().lower(step, ctx)
+    assert isinstance(layer, Affine)
+    zero = np.zeros(layer.m)
+
+    def error(maps: Sequence[LinearMap], bias: F64, computed: Sequence[Interval]) -> F64:
+        centre, reach, size = bias.copy(), zero.copy(), np.abs(bias)
+        for m, x in zip(maps, computed, strict=True):
+            centre = centre + m.forward(x.centre[None])[0]
+            reach = reach + m.absolute.forward(0.5 * x.width[None])[0]
+            size = size + m.absolute.forward(x.magnitude[None])[0]
+        return difference_error(np.abs(centre) + reach + 2.0**-48 * size)
+
+    return replace(
+        layer,
+        output=inner,
+        below=zero,
+        above=zero,
+        grid=None,
+        codes_of_inputs=None,
+        codes_between=None,
+        noise=(lambda x: error(layer.f, layer.bf, x)) if ctx.float32 else None,
+        quantized_noise=(lambda x: own * error(layer.q, layer.bq, x)) if own else None,
+    )
