@@ -31,12 +31,12 @@ from qebgate.report.intoto import render_intoto
 from qebgate.report.json import render_json
 from qebgate.report.junit import render_junit
 from qebgate.report.markdown import escape, render_markdown
+from qebgate.report.render import EXPLAINING
 from qebgate.report.sarif import render_sarif
 from qebgate.report.witness import save_witnesses
 from qebgate.result import Report
 
 Verdict = Literal["pass", "fail", "unknown", "skipped", "error"]
-EXPLAINING = 20.0
 OF_EXIT: dict[ExitCode, Verdict] = {
     ExitCode.PASS: "pass",
     ExitCode.FAIL: "fail",

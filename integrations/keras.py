@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qebgate.integrations.question import Asked, Model, ask, ball, working_folder
+from qebgate.api import Answer, Effort, Model, ball, compare
 from qebgate.result import Report
 
 if importlib.util.find_spec("tensorflow") is None:
@@ -105,7 +105,7 @@ class QuantizationGate(_Hooks):
         runtime: str | Sequence[str] = "litert-xnnpack",
         tensor: str = "logits",
         domain: str = "grid",
-        effort: str = "quick",
+        effort: Effort = "quick",
         keep: str | Path | None = None,
     ) -> None:
         """``keep`` names a folder for the snapshot and its data (default: a temporary one)."""
@@ -116,7 +116,8 @@ class QuantizationGate(_Hooks):
         self.representative = self.data if representative is None else np.asarray(representative, np.float32)
         self.limit, self.radius, self.reference = limit, radius, reference
         self.every, self.on_fail = every, on_fail
-        self.runtime, self.tensor, self.domain, self.effort = runtime, tensor, domain, effort
+        self.runtime, self.tensor, self.domain = runtime, tensor, domain
+        self.effort: Effort = effort
         self.keep = keep
         self.result: GateResult | None = None
         self._checked = False  # whether the model as it is now is the one of `result`
@@ -175,28 +176,30 @@ class QuantizationGate(_Hooks):
         }
 
     def _ask(self, model: Any) -> tuple[GateResult, str]:
-        with working_folder(self.keep) as folder:
-            asked = self._asked(model, folder)
-            found = asked.check
-            wanted = found.verdict != "pass" and self.on_fail == "raise"
-            explanation = asked.explanation() if wanted else ""
-        return GateResult(found.verdict, found.proven, found.witnessed, asked.report), explanation
+        answer = self._asked(model)
+        (found,) = answer.checks
+        wanted = found.verdict != "pass" and self.on_fail == "raise"
+        explanation = answer.explanation() if wanted else ""
+        return GateResult(found.verdict, found.proven, found.witnessed, answer.report), explanation
 
-    def _asked(self, model: Any, folder: Path) -> Asked:
+    def _asked(self, model: Any) -> Answer:
         aware = is_quantization_aware(model)
-        reference = self.reference
-        if reference is None and aware:
-            reference = folder / "reference.h5"
-            model.save(reference)
-        if reference is None:
-            reference = self._convert(model, quantize=False, aware=False)
-        quantized = self._convert(model, quantize=True, aware=aware)
-        region = ball(self.data, self.radius, domain=self.domain, out_of_range="allow")
-        prop = {"kind": "max_abs", "limit": float(self.limit), "tensor": self.tensor}
-        return ask(
-            reference, quantized, region, prop, folder, runtime=self.runtime, input_quantization="nearest",
+        reference: Model
+        if self.reference is not None:
+            reference = self.reference
+        else:
+            reference = model if aware else self._convert(model, quantize=False, aware=False)
+        return compare(
+            reference,
+            self._convert(model, quantize=True, aware=aware),
+            region=ball(self.data, self.radius, domain=self.domain, out_of_range="allow"),
+            max_abs=float(self.limit),
+            tensor=self.tensor,
+            runtime=self.runtime,
+            input_quantization="nearest",
             effort=self.effort,
-        )  # fmt: skip
+            folder=self.keep,
+        )
 
     def _convert(self, model: Any, *, quantize: bool, aware: bool) -> bytes:
         """A .tflite file of the model as it stands, for a batch of one."""

@@ -10,7 +10,7 @@
     def test_gate(qebgate_check):  # one test for each check of the policy
         qebgate_check.assert_passes()
 
-The regions :func:`ball`, :func:`points`, :func:`box` and :func:`segment` are in ``qebgate.integrations.question``.
+The regions ``ball``, ``points``, ``box`` and ``segment`` are functions of ``qebgate``.
 Loaded by pytest through an entry point, so nothing heavy is imported before a test asks for it.
 """
 
@@ -24,61 +24,24 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from qebgate.integrations.question import Asked, Model, Region
+    from qebgate.api import Answer, Model
 
 
 class Asserter:
     """What the fixture ``qebgate`` offers."""
 
-    def __init__(self, folder: Path) -> None:
-        """``folder`` gets models and data that are no files yet."""
-        self.folder = folder
-        self.asked = 0
-
-    def assert_within(
-        self,
-        float_model: Model,
-        quantized: Model,
-        *,
-        region: Region,
-        max_abs: float | None = None,
-        max_lsb: float | None = None,
-        property: dict[str, Any] | None = None,  # noqa: A002 - the policy's word
-        tensor: str = "output",
-        runtime: str | Sequence[str] = "litert-xnnpack",
-        input_quantization: str | None = None,
-        require: Any = "proof",
-        effort: str = "standard",
-    ) -> Asked:
+    def assert_within(self, float_model: Model, quantized: Model, **question: Any) -> Answer:
         """Fail the test, with an explanation, unless the gap is within the limit on the whole region.
 
-        One of ``max_abs`` (real units), ``max_lsb`` (quanta of the output) and ``property`` (as in a policy).
-        Models are files or the bytes of .tflite files.  Raises QebgateError where they cannot be compared.
+        The arguments are those of :func:`qebgate.compare`.  Raises QebgateError where the models cannot be compared.
         """
-        from qebgate.integrations.question import ask
+        from qebgate.api import compare
 
-        given = [{"kind": k, "limit": v, "tensor": tensor} for k, v in _limits(max_abs, max_lsb)]
-        given += [property] if property is not None else []
-        if len(given) != 1:
-            msg = "give one of max_abs, max_lsb and property"
-            raise TypeError(msg)
-        self.asked += 1
-        folder = self.folder / str(self.asked)
-        folder.mkdir()
-        asked = ask(
-            float_model, quantized, region, given[0], folder, runtime=runtime, input_quantization=input_quantization,
-            require=require, effort=effort,
-        )  # fmt: skip
-        _judge(asked)
-        return asked
+        return _judged(compare(float_model, quantized, **question))
 
-    def assert_policy(self, policy: str | Path, check: str | None = None) -> Asked:
+    def assert_policy(self, policy: str | Path, check: str | None = None) -> Answer:
         """Fail the test unless a policy passes, or one check of it."""
-        from qebgate.integrations.question import ask_policy
-
-        asked = ask_policy(policy, only=() if check is None else (check,))
-        _judge(asked)
-        return asked
+        return _policy(policy, () if check is None else (check,))
 
 
 @dataclass(frozen=True)
@@ -88,19 +51,21 @@ class PolicyCheck:
     policy: Path
     id: str
 
-    def assert_passes(self) -> Asked:
+    def assert_passes(self) -> Answer:
         """Fail the test, with an explanation, unless the check passes."""
-        from qebgate.integrations.question import ask_policy
+        return _policy(self.policy, (self.id,))
 
-        asked = ask_policy(self.policy, only=(self.id,))
-        _judge(asked)
-        return asked
+
+def _policy(policy: str | Path, only: Sequence[str]) -> Answer:
+    from qebgate.api import check
+
+    return _judged(check(policy, only=only))
 
 
 @pytest.fixture
-def qebgate(tmp_path_factory: pytest.TempPathFactory) -> Asserter:
+def qebgate() -> Asserter:
     """Assertions about quantized networks."""
-    return Asserter(tmp_path_factory.mktemp("qebgate"))
+    return Asserter()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -128,13 +93,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("qebgate_check", [PolicyCheck(path, c) for c in checks], ids=checks)
 
 
-def _limits(max_abs: float | None, max_lsb: float | None) -> list[tuple[str, float]]:
-    return [(k, v) for k, v in (("max_abs", max_abs), ("max_lsb", max_lsb)) if v is not None]
-
-
-def _judge(asked: Asked) -> None:
+def _judged(answer: Answer) -> Answer:
     __tracebackhide__ = True
-    for e in asked.report.errors:
+    for e in answer.report.errors:
         raise e.error
-    if not asked.passed:
-        pytest.fail(asked.explanation(), pytrace=False)
+    if not answer.passed:
+        pytest.fail(answer.explanation(), pytrace=False)
+    return answer

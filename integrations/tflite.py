@@ -15,24 +15,24 @@ from __future__ import annotations
 import copy
 import functools
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec
 
+from qebgate.api import Answer, Model, check, compare
 from qebgate.errors import PolicyError, printable
-from qebgate.integrations.question import Asked, Model, Region, as_file, ask, ask_policy, working_folder
 from qebgate.policy import load_policy
 
 P = ParamSpec("P")
 
 
 class NotWithinError(RuntimeError):
-    """The converted model did not pass; ``asked`` holds the report, ``content`` the model."""
+    """The converted model did not pass; ``answer`` holds the report, ``content`` the model."""
 
-    def __init__(self, asked: Asked, content: bytes) -> None:
+    def __init__(self, answer: Answer, content: bytes) -> None:
         """The message is the explanation."""
-        super().__init__(asked.explanation())
-        self.asked = asked
+        super().__init__(answer.explanation())
+        self.answer = answer
         self.content = content
 
 
@@ -50,20 +50,13 @@ def convert_checked(
     ``float_model``, or what the same converter makes without optimizations (not for models of quantization-aware
     training, whose float conversion keeps the fake quantization: name their reference).
 
-    Either ``policy``, whose ``model`` (its only one by default) is replaced by the result, or the arguments of
-    :func:`check_bytes`.
+    Either ``policy``, whose ``model`` (its only one by default) is replaced by the result, or the ``region``, the
+    limit and the other arguments of :func:`qebgate.compare`.
     """
     if float_model is None and policy is None:
         float_model = _reference(converter)
     content: bytes = converter.convert()
-    if policy is not None:
-        asked = _check_policy(content, policy, model)
-    else:
-        assert float_model is not None
-        asked = check_bytes(float_model, content, **question)
-    if not asked.passed:
-        raise NotWithinError(asked, content)
-    return content
+    return _admitted(content, float_model, policy, model, question)
 
 
 def checked(
@@ -77,50 +70,35 @@ def checked(
     def decorate(make: Callable[P, bytes]) -> Callable[P, bytes]:
         @functools.wraps(make)
         def run(*args: P.args, **kwargs: P.kwargs) -> bytes:
-            content = make(*args, **kwargs)
-            if policy is not None:
-                asked = _check_policy(content, policy, model)
-            else:
-                assert float_model is not None
-                asked = check_bytes(float_model, content, **question)
-            if not asked.passed:
-                raise NotWithinError(asked, content)
-            return content
+            return _admitted(make(*args, **kwargs), float_model, policy, model, question)
 
         return run
 
     return decorate
 
 
-def check_bytes(
-    float_model: Model,
+def _admitted(
     content: bytes,
-    *,
-    region: Region,
-    max_abs: float | None = None,
-    property: Mapping[str, Any] | None = None,  # noqa: A002 - the policy's word
-    tensor: str = "output",
-    runtime: str | Sequence[str] = "litert-xnnpack",
-    input_quantization: str | None = None,
-    require: Any = "proof",
-    effort: str = "standard",
-) -> Asked:
-    """Ask about a converted model: ``max_abs``, or any ``property`` of a policy."""
-    if (max_abs is None) == (property is None):
-        msg = "give max_abs or property"
-        raise TypeError(msg)
-    prop = property if property is not None else {"kind": "max_abs", "limit": max_abs, "tensor": tensor}
-    with working_folder(None) as folder:
-        asked = ask(
-            float_model, content, region, prop, folder, runtime=runtime, input_quantization=input_quantization,
-            require=require, effort=effort,
-        )  # fmt: skip
-        for e in asked.report.errors:
+    float_model: Model | None,
+    policy: str | Path | None,
+    model: str | None,
+    question: Mapping[str, Any],
+) -> bytes:
+    """A converted model that passes; raises NotWithinError."""
+    if policy is not None:
+        answer = check(policy, overrides={f"models.{_name(policy, model)}.quantized": content})
+        for e in answer.report.errors:
             raise e.error
-        return asked
+    else:
+        assert float_model is not None
+        answer = compare(float_model, content, **question)
+    if not answer.passed:
+        raise NotWithinError(answer, content)
+    return content
 
 
-def _check_policy(content: bytes, policy: str | Path, model: str | None) -> Asked:
+def _name(policy: str | Path, model: str | None) -> str:
+    """Which model of a policy is meant: its only one, unless one is named."""
     names = list(load_policy(Path(policy)).policy.models)
     name = model if model is not None else names[0] if len(names) == 1 else None
     if name not in names:
@@ -128,11 +106,7 @@ def _check_policy(content: bytes, policy: str | Path, model: str | None) -> Aske
             "QEB238", "which model of the policy is converted?", where=printable(policy),
             found=f"{printable(model)}; models: {', '.join(printable(n) for n in names)}", fix="name it with `model`",
         )  # fmt: skip
-    with working_folder(None) as folder:
-        asked = ask_policy(policy, models={name: as_file(content, folder / "quantized.tflite")})
-        for e in asked.report.errors:
-            raise e.error
-        return asked
+    return name
 
 
 def _reference(converter: Any) -> bytes:

@@ -21,8 +21,6 @@ from qebgate.result import Report
 
 FORMATS = ("rich", "json", "markdown", "github", "sarif", "junit", "html", "intoto", "codequality")
 EXPLAIN_FORMATS = ("rich", "json")
-EXPLAINING = 20.0
-"""Seconds for taking apart the worst bound of one check for the HTML report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,14 +208,12 @@ def parse_formats(texts: Sequence[str]) -> list[Format]:
 
 def question_policy(q: Question) -> dict[str, Any]:
     """A policy with one check, as data."""
+    from qebgate.api import one_check, property_of
+
     limits = {
         "max_abs": q.max_abs, "max_lsb": q.max_lsb, "max_rel": q.max_rel, "max_l2": q.max_l2, "same_top1": q.same_top1,
     }  # fmt: skip
-    given = [(k, v) for k, v in limits.items() if v is not None]
-    if len(given) != 1:
-        fix = ", ".join(f"--{k.replace('_', '-')}" for k in limits)
-        raise PolicyError("QEB221", "give one limit", where="the command line", fix=fix)
-    kind, limit = given[0]
+    prop = property_of(limits, floor=q.floor, where="the command line", prefix="--") | {"tensor": q.tensor}
     region: dict[str, Any] = {"kind": "points", "data": str(q.data)}
     optional = {"array": q.array, "values": q.values, "limit": q.limit}
     region |= {k: v for k, v in optional.items() if v is not None}
@@ -237,18 +233,7 @@ def question_policy(q: Question) -> dict[str, Any]:
         model["runtime"] = list(q.runtimes)
     if q.input_quantization is not None:
         model["input_quantization"] = q.input_quantization
-    prop = {"kind": kind, "margin" if kind == "same_top1" else "limit": limit, "tensor": q.tensor}
-    if q.floor is not None:
-        prop["floor"] = q.floor
-    ask = {
-        "id": "compare",
-        "model": "pair",
-        "region": "data",
-        "property": prop,
-        "require": q.require,
-        "effort": q.effort,
-    }
-    return {"version": 1, "models": {"pair": model}, "regions": {"data": region}, "checks": [ask]}
+    return one_check("compare", model, region, prop, q.require, q.effort)
 
 
 def load(args: CheckArgs) -> PolicyFile:
@@ -328,9 +313,10 @@ def _run(
     _warn([*(() if cache is None else cache.notices), *warnings])
     if evidence is not None:
         from qebgate.cli.recheck import keep
+        from qebgate.report.json import render_json
 
         keep(source, report, only, evidence)
-        _save(evidence / "result.json", rendered(report, "json", source).encode())
+        _save(evidence / "result.json", render_json(report).encode())
     for f in formats:
         _write(report, f, source)
     return exit_code(report, exit_zero=exit_zero)
@@ -359,39 +345,13 @@ def forget(formats: Sequence[Format]) -> None:
 
 
 def _write(report: Report, f: Format, source: PolicyFile) -> None:
+    from qebgate.report.render import rendered
     from qebgate.report.terminal import render_terminal
 
     if f.name == "rich":
         print_or_save(f, lambda out: render_terminal(report, out))
     else:
         text_or_save(f, rendered(report, f.name, source))
-
-
-def rendered(report: Report, name: str, source: PolicyFile) -> str:
-    """A report as text in one of the formats for programs and pages."""
-    from qebgate.report.codequality import render_codequality
-    from qebgate.report.github import render_github
-    from qebgate.report.html import render_html
-    from qebgate.report.intoto import render_intoto
-    from qebgate.report.json import render_json
-    from qebgate.report.junit import render_junit
-    from qebgate.report.markdown import render_markdown
-    from qebgate.report.sarif import render_sarif
-
-    if name == "html":
-        from qebgate.explain import explain_all
-
-        return render_html(report, explain_all(source, report, EXPLAINING))
-    renderers: dict[str, Callable[[Report], str]] = {
-        "json": render_json,
-        "markdown": render_markdown,
-        "github": render_github,
-        "sarif": render_sarif,
-        "junit": render_junit,
-        "intoto": render_intoto,
-        "codequality": render_codequality,
-    }
-    return renderers[name](report)
 
 
 def print_or_save(f: Format, render: Callable[[Console], None]) -> None:

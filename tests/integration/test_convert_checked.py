@@ -15,7 +15,7 @@ import json, sys
 import numpy as np
 import tensorflow as tf
 from qebgate.errors import PolicyError
-from qebgate.integrations.question import ball, points
+from qebgate import ball, points
 from qebgate.integrations.tflite import NotWithinError, checked, convert_checked
 
 tf.keras.utils.set_random_seed(1)
@@ -44,7 +44,7 @@ said["bytes"] = content == converter().convert()
 try:
     convert_checked(converter(), region=points(x, domain="grid", out_of_range="allow"), max_abs=1e-9)
 except NotWithinError as e:
-    said["tight"] = [e.asked.check.verdict, str(e), len(e.content) > 0]
+    said["tight"] = [e.answer.verdict, str(e), len(e.content) > 0]
 
 open("float.tflite", "wb").write(tf.lite.TFLiteConverter.from_keras_model(model).convert())
 open("int8.tflite", "wb").write(b"not a model; replaced by the conversion")
