@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import datetime as dt
-import multiprocessing
-import signal
-import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
-from typing import TYPE_CHECKING, ClassVar, Protocol, cast
+from typing import Protocol
 
 import numpy as np
 
@@ -22,29 +14,17 @@ from qebgate._version import __version__
 from qebgate.agreement import on_data
 from qebgate.baseline import Baseline, compared, path_of, read_baseline
 from qebgate.cache import Cache
-from qebgate.errors import DataError, ModelError, PolicyError, QebgateError, WorkerError
-from qebgate.evidence import Floor, Sampled, Witness, silent
+from qebgate.errors import PolicyError
 from qebgate.plan import Job, Plan, PlannedCheck, make_plan
 from qebgate.policy import PolicyFile
-from qebgate.result import CheckError, CheckResult, Question, Report, Statistics, TaskResult, WitnessResult
-from qebgate.semantics.execute import run_float
-from qebgate.task import FloatSemantics, Task, witnessed
-from qebgate.verdict import NothingCheckedError, TaskVerdict, check_verdict, judge
+from qebgate.result import CheckError, CheckResult, Question, Report, TaskResult
+from qebgate.running import one_thread, outcomes
+from qebgate.runtimes.host import shortcomings
+from qebgate.verdict import TaskVerdict, check_verdict
 from qebgate.waivers import expired, waiver_of, with_waivers
-
-if TYPE_CHECKING:
-    from qebgate.engines.concrete import Session
-
-CODED = (PolicyError, ModelError, DataError)
-"""Errors of one check that leave the others' verdicts valid; everything else stops the run."""
-
 
 SEARCHES = ("execute", "falsify", "probe")
 """The engines of a search."""
-IN_FLIGHT = 4
-"""Tasks handed to the pool per process: enough to keep it busy, few enough to stop at once."""
-CLOSING = 5.0
-"""Seconds that an interrupted run waits for its pool to close."""
 
 
 class Observer(Protocol):
@@ -113,8 +93,11 @@ def check(source: PolicyFile, options: Options | None = None) -> Report:
         errors += plan.errors
         options.observer.planned(plan)
         jobs = [j for c in plan.checks for j in c.jobs]
-        with _one_thread():
-            for number, outcome in _outcomes(jobs, deadline, options, source.policy.evidence.inputs == "omit"):
+        private = source.policy.evidence.inputs == "omit"
+        with one_thread():
+            for number, outcome in outcomes(
+                jobs, deadline, options.jobs, options.observer.working, options.cache, private
+            ):
                 if isinstance(outcome, TaskResult):
                     done[number] = outcome
                     options.observer.finished(outcome)
@@ -153,8 +136,8 @@ def check(source: PolicyFile, options: Options | None = None) -> Report:
 
 
 def _notes(baseline: Baseline | None, checks: Sequence[CheckResult]) -> tuple[str, ...]:
-    """What to do next about the baseline and about waivers."""
-    notes: list[str] = []
+    """What is missing on this machine, and what to do next about the baseline and about waivers."""
+    notes: list[str] = [*shortcomings()]
     if baseline is not None and not baseline.exists and any(c.proven is not None for c in checks):
         notes.append("there is no baseline yet: `qebgate baseline update` records these bounds, so that none may rise")
     for c in checks:
@@ -241,269 +224,3 @@ def _question(source: PolicyFile, planned: PlannedCheck) -> Question:
     prop = planned.spec.property.model_dump(mode="json", by_alias=True, exclude_unset=True)
     domain = "grid" if any(j.cell.codes is not None for j in planned.jobs) else "real"
     return Question(model, prop, domain, str(source.root))
-
-
-Outcome = TaskResult | QebgateError
-Working = Callable[[str, int, int | None], None]
-
-
-def _outcomes(
-    jobs: Sequence[Job], deadline: float, options: Options, private: bool = False
-) -> Iterator[tuple[int, Outcome]]:
-    """Every task's outcome by its number: first those that the cache holds, then the others as they are finished.
-
-    ``private``: inputs are written nowhere, not into the cache either.
-    """
-    cache = options.cache
-    left = list(range(len(jobs)))
-    if cache is not None:
-        left.clear()
-        with _sessions() as session:
-            for number, job in enumerate(jobs):
-                known = cache.get(job)
-                if known is not None and known.verdict == "fail":
-                    known = _again(job, known, session)
-                if known is None:
-                    left.append(number)
-                else:
-                    yield number, known
-    run = _in_process if options.jobs == 1 or len(left) < 2 else _in_pool
-    for k, outcome in run([jobs[n] for n in left], deadline, options):
-        if cache is not None and isinstance(outcome, TaskResult) and not (private and outcome.witness is not None):
-            cache.put(jobs[left[k]], outcome)
-        yield left[k], outcome
-
-
-def _sessions() -> Session:
-    from qebgate.engines.concrete import Session
-
-    return Session()
-
-
-def _again(job: Job, known: TaskResult, session: Session) -> TaskResult | None:
-    """A stored failure with its counterexample replayed now; None where it is none (any more)."""
-    from qebgate.engines.concrete import Inputs
-
-    w = known.witness
-    if w is None:
-        return None
-    given = Inputs(w.x[None].astype(np.float32), None if w.codes is None else w.codes[None].astype(np.int32))
-    try:
-        seen = session.witness(_task(job, known.outputs), given, w.engine)
-    except CODED:
-        return None  # the task itself will say so
-    v = judge(job.prop, job.require, [seen])
-    if v.verdict != "fail" or v.witnessed is None or (known.proven is not None and v.witnessed > known.proven):
-        return None
-    return replace(known, reason=v.reason, witnessed=v.witnessed, witness=_witness(job, v))
-
-
-def _in_process(jobs: Sequence[Job], deadline: float, options: Options) -> Iterator[tuple[int, Outcome]]:
-    broken: set[str] = set()
-    with _sessions() as session:
-        for number, job in enumerate(jobs):
-            if job.check in broken:
-                continue
-            try:
-                yield number, run_job(job, deadline, options.observer.working, session)
-            except CODED as e:
-                broken.add(job.check)
-                yield number, e
-
-
-def _in_pool(jobs: Sequence[Job], deadline: float, options: Options) -> Iterator[tuple[int, Outcome]]:
-    """One task per process; fresh interpreters, so that no solver or runtime state is shared."""
-    broken: set[str] = set()
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(options.jobs, len(jobs)), mp_context=context, initializer=_Worker.start)
-    try:
-        waiting = iter(enumerate(jobs))
-        with _uninterrupted():  # workers start here and inherit it: Ctrl-C is for this process only, which ends them
-            pending = {pool.submit(_Worker.run, job, deadline): n for n, job in islice(waiting, options.jobs)}
-        while pending:
-            for n, job in islice(waiting, IN_FLIGHT * options.jobs - len(pending)):
-                pending[pool.submit(_Worker.run, job, deadline)] = n
-            finished, _ = wait(pending, return_when=FIRST_COMPLETED)
-            for future in sorted(finished, key=lambda f: f.exception() is not None):  # what is known comes first
-                number = pending.pop(future)
-                outcome = future.result()
-                if isinstance(outcome, _Coded):
-                    error = outcome.error()
-                    if jobs[number].check in broken:
-                        continue
-                    broken.add(jobs[number].check)
-                    yield number, error
-                else:
-                    yield number, outcome
-        pool.shutdown()
-    except BrokenProcessPool:
-        _abandon(pool)
-        raise _killed(options.jobs) from None
-    except BaseException:
-        _abandon(pool)
-        raise
-
-
-def _killed(processes: int) -> WorkerError:
-    return WorkerError(
-        "QEB914",
-        "a process that worked on a task was ended from outside: no verdict can be given",
-        found="it died without an error of its own; the system ends processes when memory runs out",
-        fix=f"run with fewer than {processes} jobs, or set a smaller `guard.memory`; stored results are not lost",
-    )
-
-
-def _abandon(pool: ProcessPoolExecutor) -> None:
-    """End the workers at once, then the pool's own thread.
-
-    In this order, and waited for: a thread that is still closing its pipes when Python exits makes the exit handler of
-    ``concurrent.futures`` write to one of them and print a traceback.  The wait is bounded because that thread can
-    hang on a full pipe in Python 3.10 (CPython issue 94777).
-    """
-    for child in multiprocessing.active_children():
-        child.terminate()
-    closing = threading.Thread(target=pool.shutdown, kwargs={"cancel_futures": True}, daemon=True)
-    closing.start()
-    closing.join(CLOSING)
-
-
-@dataclass(frozen=True, slots=True)
-class _Coded:
-    """A coded error on its way between processes (exceptions with several fields do not unpickle)."""
-
-    kind: type[QebgateError]
-    fields: tuple[str, str, str | None, str | None, str | None]
-
-    def error(self) -> QebgateError:
-        """The error; raised where it must stop the run."""
-        error = self.kind(*self.fields)
-        if not isinstance(error, CODED):
-            raise error
-        return error
-
-
-@contextmanager
-def _uninterrupted() -> Generator[None, None, None]:
-    """SIGINT is ignored, also by processes that are started meanwhile."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _one_thread() -> AbstractContextManager[object]:
-    """BLAS on one thread: the matrices are small, and spinning threads cost several times what they win."""
-    from threadpoolctl import threadpool_limits
-
-    return threadpool_limits(limits=1)
-
-
-class _Worker:
-    """A worker process: its interpreters live as long as it does."""
-
-    session: ClassVar[Session | None] = None
-
-    @classmethod
-    def start(cls) -> None:
-        _one_thread()
-        cls.session = _sessions()
-        atexit.register(cls.session.__exit__, None, None, None)
-
-    @classmethod
-    def run(cls, job: Job, deadline: float) -> TaskResult | _Coded:
-        try:
-            return run_job(job, deadline, session=cls.session)
-        except QebgateError as e:
-            return _Coded(type(e), (e.code, e.message, e.where, e.found, e.fix))
-
-
-def run_job(
-    job: Job, deadline: float = float("inf"), working: Working | None = None, session: Session | None = None
-) -> TaskResult:
-    """Run one task to its verdict.  ``deadline`` is on the monotonic clock; ``session`` keeps interpreters alive."""
-    from qebgate.engines import portfolio
-
-    start = time.monotonic()
-    outputs = job.outputs if job.outputs is not None else _predicted(job)
-    blank = TaskResult(
-        job.check, job.cell.index, job.info, "unknown", "guard_time", None, None, outputs, None, None, None, None, 0.0
-    )
-    if job.blocked:
-        return replace(blank, verdict="fail", reason="out_of_range")
-    left = min(job.budget.seconds, deadline - start)
-    if left <= 0:
-        return blank
-    task = _task(job, outputs)
-    evidence = portfolio.run(task, replace(job.budget, seconds=left), job.engines, working or silent, session)
-    rate = None if job.sampling is None else job.sampling.max_failure_rate
-    v = judge(job.prop, job.require, evidence, rate)
-    waived = False
-    if job.waived is not None and v.verdict != "pass":
-        wider = replace(job.prop, limit=job.waived)
-        left = min(job.budget.seconds, deadline - time.monotonic())
-        budget = replace(job.budget, seconds=max(left, 0.0))
-        again = portfolio.run(replace(task, prop=wider), budget, job.engines, working or silent, session)
-        second = judge(wider, job.require, [*(e for e in evidence if not isinstance(e, Sampled)), *again], rate)
-        v, waived = (second, True) if second.verdict == "pass" else (v, False)
-    return replace(
-        blank,
-        verdict=v.verdict,
-        reason=v.reason,
-        witnessed=v.witnessed,
-        proven=v.proven,
-        lower=v.lower,
-        upper=v.upper,
-        evidence=v.evidence,
-        engine=v.engine,
-        seconds=time.monotonic() - start,
-        witness=_witness(job, v) if v.verdict == "fail" or job.keep else None,
-        statistics=_statistics(job, v),
-        waived=waived,
-        noise_floor=next(((e.worst, e.span) for e in evidence if isinstance(e, Floor)), None),
-    )
-
-
-def _task(job: Job, outputs: tuple[int, ...]) -> Task:
-    semantics = cast("FloatSemantics", job.float_semantics)
-    return Task(job.pair, job.cell, job.codec, job.prop, outputs, job.runtime, semantics, job.sampling)
-
-
-def _classes(job: Job, w: Witness) -> tuple[int, int] | None:
-    if job.prop.kind != "same_top1" or w.values is None:
-        return None
-    (floats, _), quantized = w.values
-    return int(np.argmax(floats)), int(np.argmax(quantized))
-
-
-def _statistics(job: Job, v: TaskVerdict) -> Statistics | None:
-    s, asked = v.sampled, job.sampling
-    if s is None or asked is None:
-        return None
-    drawn = "rows" if asked.rows else "uniform"
-    return Statistics(s.n, s.failures, asked.confidence, asked.max_failure_rate, s.upper, drawn, asked.seed)
-
-
-def _predicted(job: Job) -> tuple[int, ...]:
-    """The class that the float model predicts at the region's centre; the lowest index of equals."""
-    out = run_float(job.pair.float, job.cell.centre[None])[job.pair.float.outputs[0]]
-    return (int(np.argmax(out.ravel())),)
-
-
-def _witness(job: Job, v: TaskVerdict) -> WitnessResult | None:
-    w = v.witness
-    if w is None:
-        return None
-    raw = None if job.preprocess.identity else job.preprocess.invert(w.x)
-    outputs = job.outputs if job.outputs is not None else _predicted(job)
-    reference = run_float(job.pair.float, w.x[None])[job.pair.float.outputs[0]].ravel()[list(outputs)]
-    figure, chosen = witnessed(job.prop, w), _classes(job, w)
-    return WitnessResult(
-        w.x, w.codes, raw, w.gap, figure, w.engine, reference=reference.astype(np.float64), classes=chosen
-    )
-
-
-__all__ = ["NothingCheckedError", "Observer", "Options", "Silent", "check", "run_job"]

@@ -42,6 +42,7 @@ from qebgate.properties import Property
 from qebgate.regions import Cell, InputCodec, Instance, JoinedCodec, Preprocess, Region, expand
 from qebgate.regions.segment import fit_directions
 from qebgate.result import CheckError, RuntimeInfo
+from qebgate.runtimes.host import measured
 from qebgate.runtimes.profiles import MEMBERS, MICRO, Runtime
 from qebgate.semantics.emulation import check_runtime
 from qebgate.task import Budget, Sampling
@@ -366,10 +367,10 @@ class _Planner:
     def _expand(
         self, region: RegionSpec, codec: InputCodec, pair: Pair, preprocess: Preprocess
     ) -> tuple[list[Instance], str]:
-        shape = pair.quantized.input.shape
         if isinstance(codec, JoinedCodec):
             return self._expand_several(region, codec, pair, preprocess)
         _one_input(region, pair)
+        shape = pair.quantized.input.shape
         clip = None if region.clip is None else (region.clip[0], region.clip[1])
         if isinstance(region, BoxSpec):
             spec = Region(
@@ -403,7 +404,6 @@ class _Planner:
             spec = Region("points", domain=region.domain, values=region.values, clip=clip)
         return expand(spec, codec, shape, rows[chosen], indices, preprocess), note
 
-    def _labels(self, region: RegionSpec) -> Array | None:
     def _expand_several(
         self, region: RegionSpec, codec: JoinedCodec, pair: Pair, preprocess: Preprocess
     ) -> tuple[list[Instance], str]:
@@ -420,6 +420,7 @@ class _Planner:
         path = self.source.resolve(region.data)
         return several.rows_of(region, pair, lambda name: self._array(path, name), printable(path))
 
+    def _labels(self, region: RegionSpec) -> Array | None:
         """The true classes of the region's rows."""
         if not isinstance(region, PointsSpec | BallSpec | SegmentSpec) or region.labels is None:
             return None
@@ -437,12 +438,12 @@ class _Planner:
     def _region_key(self, region: RegionSpec, codec: InputCodec, pair: Pair, pre: Preprocess) -> str:
         """A digest of the region in real units, whatever the quantized input can represent of it."""
         about: list[object] = [region.kind, region.domain, region.clip, pre.scale, pre.mean, pre.std]
-        if isinstance(region, BoxSpec):
         if isinstance(codec, JoinedCodec):
             assert isinstance(region, PointsSpec | BallSpec | BoxSpec)
             rows = None if isinstance(region, BoxSpec) else self._several_rows(region, pair)
             indices = [] if rows is None or isinstance(region, BoxSpec) else _choose(region, len(rows[0]))
             return _digest([*about, several.key_of(region, codec, pair, rows, indices)])
+        if isinstance(region, BoxSpec):
             return _digest([*about, _tuple(region.lower), _tuple(region.upper)])
         if isinstance(region, VnnlibSpec):
             size = math.prod(pair.quantized.input.shape)
@@ -490,7 +491,6 @@ def _choose(region: PointsSpec | BallSpec | SegmentSpec, n: int) -> list[int]:
     return list(range(n if region.limit is None else min(region.limit, n)))
 
 
-def _tuple(value: float | list[float]) -> tuple[float, ...]:
 def _array_of(region: PointsSpec | BallSpec | SegmentSpec) -> str | None:
     """The array that has the rows; of several inputs' the first, which has as many as the others."""
     return region.array if region.arrays is None else next(iter(region.arrays.values()))
@@ -510,6 +510,7 @@ def _one_input(region: RegionSpec, pair: Pair) -> None:
         )
 
 
+def _tuple(value: float | list[float]) -> tuple[float, ...]:
     return tuple(float(v) for v in value) if isinstance(value, list) else (float(value),)
 
 
@@ -551,6 +552,8 @@ def _assumptions(
     else:
         names = ", ".join(str(i) for i in infos)
         words = [f"covers {names} on {cpu}, and no other runtime or processor: their roundings differ"]
+        if not measured():
+            words = [f"covers the x86-64 kernels of {names}, not those of this machine ({cpu}): they were not measured"]
         if Runtime.ENVELOPE.value in model.runtimes:
             members = ", ".join(r.value for r in MEMBERS)
             words.append(f"envelope: holds in each of {members}; ARM kernels are not claimed")

@@ -15,12 +15,13 @@ import pytest
 
 from qebgate.adapters import load_model
 from qebgate.errors import PolicyError
-from qebgate.gate import NothingCheckedError, Options, Silent, check
+from qebgate.gate import Options, Silent, check
 from qebgate.policy import PolicyFile, parse_policy
 from qebgate.report.json import RESULT_SCHEMA, to_json
 from qebgate.result import Report, TaskResult
 from qebgate.runtimes.profiles import Runtime
 from qebgate.runtimes.replay import Replayer
+from qebgate.verdict import NothingCheckedError
 from tests.support.interrupt import interrupted
 
 RUNTIMES = ["litert-reference", "litert-builtin", "litert-xnnpack"]
@@ -240,7 +241,7 @@ def test_several_processes_give_the_same_answers(tmp_path: Path, pair: dict[str,
 def test_errors_travel_between_processes(tmp_path: Path, pair: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """A coded error inside a worker is the same error outside, and a bug stops the run."""
     from qebgate.errors import DataError, InternalError
-    from qebgate.gate import _Coded
+    from qebgate.running import _Coded
 
     error = DataError("QEB456", "bad row", "row 1", "nan", "fix it")
     again = _Coded(type(error), (error.code, error.message, error.where, error.found, error.fix)).error()

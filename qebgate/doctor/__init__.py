@@ -14,6 +14,7 @@ import numpy as np
 
 from qebgate._version import __version__
 from qebgate.errors import ExitCode, QebgateError
+from qebgate.runtimes.host import shortcomings
 from qebgate.runtimes.profiles import DEPLOYED, MICRO, Runtime
 from qebgate.runtimes.replay import PACKAGE, Replayer, cpu_features, runtime_version
 
@@ -157,8 +158,7 @@ def compare(runtime: Runtime, models: Path = MODELS) -> Comparison:
 def _advice(packages: tuple[Package, ...], runtimes: tuple[Comparison, ...]) -> Iterator[str]:
     if not PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
         yield f"Python {platform.python_version()} is not supported: use {PYTHONS[0][0]}.{PYTHONS[0][1]} to 3.12"
-    if platform.system() != "Linux" or platform.machine() not in ("x86_64", "AMD64"):
-        yield "only Linux on x86-64 was measured: the runtimes' kernels on other machines may round otherwise"
+    yield from shortcomings()
     for p in packages:
         if p.fix is not None:
             lost = "nothing works without it" if not p.extra else f"needed for {p.purpose}"

@@ -239,7 +239,7 @@ def test_internal_errors_are_bugs(
     def crash(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("qebgate.gate.run_job", crash)
+    monkeypatch.setattr("qebgate.running.run_job", crash)
     code, _, err = shell("check", write())
     assert code == ExitCode.BUG and "QEB999" in err and "report" in err
 
