@@ -21,6 +21,7 @@ from qebgate.adapters.data import load_arrays
 from qebgate.adapters.files import read_file
 from qebgate.engines.concrete import Inputs, Session, float_outputs, quantized_outputs
 from qebgate.errors import DataError, ExitCode, PolicyError, printable
+from qebgate.ir.joined import MOST_INPUTS
 from qebgate.ir.tensor import Array
 from qebgate.numerics.rounding import F64
 from qebgate.plan import Job, make_plan
@@ -33,6 +34,7 @@ from qebgate.task import Task, witnessed
 MAX_JSON = 4 << 20
 MAX_ARRAYS = 64 << 20
 """Bytes."""
+MOST_ARRAYS = 8 + 2 * MOST_INPUTS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,11 +94,17 @@ def replay(path: Path, float_model: Path | None = None, quantized_model: Path | 
     if not on_the_fly:
         model["runtime"] = [r.value for r in DEPLOYED]
     # a model that quantizes its input itself was given the float32 numbers of the grid
-    name = "codes" if domain == "grid" and "codes" in arrays else "x"
-    if name not in arrays:
-        raise _damaged(where, f"no array {name}")
-    stored = {"kind": "points", "data": str(_mapping(about, "arrays", where)["file"]), "array": name}
-    stored |= {"domain": "grid", "values": "codes"} if name == "codes" else {"domain": "real"}
+    named = _inputs(about, where)
+    coded = domain == "grid" and all("codes" in i for i in named)
+    used = {i["name"]: i["codes" if coded else "x"] for i in named}
+    if coded and not set(used.values()) <= set(arrays):
+        coded, used = False, {i["name"]: i["x"] for i in named}
+    missing = [name for name in used.values() if name not in arrays]
+    if missing:
+        raise _damaged(where, f"no array {printable(missing[0], 80)}")
+    stored: dict[str, Any] = {"kind": "points", "data": str(_mapping(about, "arrays", where)["file"])}
+    stored |= {"arrays": used} if "inputs" in about else {"array": used[""]}
+    stored |= {"domain": "grid", "values": "codes"} if coded else {"domain": "real"}
     stored["out_of_range"] = "allow"
     ask = {"id": "replay", "model": "witness", "region": "input", "property": _mapping(about, "property", where)}
     policy = {"version": 1, "models": {"witness": model}, "regions": {"input": stored}, "checks": [ask]}
@@ -110,7 +118,7 @@ def replay(path: Path, float_model: Path | None = None, quantized_model: Path | 
     jobs = planned.jobs
     outputs = jobs[0].outputs
     if outputs is None or len({j.cell.index for j in jobs}) != 1:
-        raise _damaged(where, "outputs: predicted" if outputs is None else f"{len(arrays[name])} inputs")
+        raise _damaged(where, "outputs: predicted" if outputs is None else f"{len(planned.rows)} inputs")
     hashes = _mapping(about, "sha256", where)
     now = {"float": planned.pair.float.source.sha256, "quantized": planned.pair.quantized.source.sha256}
     with Session() as session:
@@ -189,7 +197,24 @@ def _arrays(about: Mapping[str, Any], path: Path) -> dict[str, Array]:
             where=printable(beside),
             fix="keep the two files together, as they were written",
         )
-    return load_arrays(data, printable(beside), 8)
+    return load_arrays(data, printable(beside), MOST_ARRAYS)
+
+
+def _inputs(about: Mapping[str, Any], where: str) -> list[dict[str, str]]:
+    """What the arrays of each input are called; of the only one, which has no name here, ``x`` and ``codes``."""
+    if "inputs" not in about:
+        return [{"name": "", "x": "x", "codes": "codes"}]
+    given: object = about["inputs"]
+    found: list[dict[str, str]] = []
+    for entry in cast("list[object]", given) if isinstance(given, list) else []:
+        fields = cast("dict[object, object]", entry) if isinstance(entry, dict) else {}
+        texts = {k: v for k, v in fields.items() if isinstance(k, str) and isinstance(v, str)}
+        if not {"name", "x"} <= texts.keys() or len(found) >= MOST_INPUTS:
+            raise _damaged(where, "inputs")
+        found.append(texts)
+    if not found or len({i["name"] for i in found}) < len(found):
+        raise _damaged(where, "inputs")
+    return found
 
 
 def _replace(model: dict[str, Any], float_model: Path | None, quantized_model: Path | None) -> None:

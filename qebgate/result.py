@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from qebgate.errors import PRECEDENCE, ExitCode, QebgateError
+from qebgate.ir.graph import InputPart
 from qebgate.ir.tensor import Array
 from qebgate.numerics.rounding import F64
 from qebgate.verdict import EvidenceClass, Verdict, VerdictReason
@@ -47,6 +48,8 @@ class WitnessResult:
     """Which of the compared outputs the float model and the quantized one choose; None where that was not asked."""
     omitted: bool = False
     """The policy keeps inputs out of reports: ``x`` is empty then, ``codes`` and ``raw`` are None."""
+    parts: tuple[InputPart, ...] = ()
+    """Of a model of several inputs: where each of them is in ``x`` and ``codes`` ``[1, n]``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -169,9 +169,15 @@ def _witness(t: TaskResult) -> WitnessView:
     if w.omitted:
         return WitnessView(t, w, bars, w.gap.size - len(bars), None, "left out, as the policy says")
     shown = w.raw if w.raw is not None else w.x
-    values = np.asarray(shown, np.float64).ravel()
-    inputs = ", ".join(f"{v:.6g}" for v in values[:64]) + (", …" if values.size > 64 else "")
-    return WitnessView(t, w, bars, w.gap.size - len(bars), picture(shown), inputs)
+    each = [(f"{p.label}: ", p.of(shown)) for p in w.parts[:8]] or [("", shown)]
+    inputs = "; ".join(name + _values(x) for name, x in each) + ("; …" if len(w.parts) > 8 else "")
+    shot = next((p for p in (picture(x) for _, x in each) if p is not None), None)
+    return WitnessView(t, w, bars, w.gap.size - len(bars), shot, inputs)
+
+
+def _values(x: Array) -> str:
+    values = np.asarray(x, np.float64).ravel()
+    return ", ".join(f"{v:.6g}" for v in values[:64]) + (", …" if values.size > 64 else "")
 
 
 def _outputs(t: TaskResult, w: WitnessResult) -> list[OutputBar]:

@@ -97,6 +97,7 @@ def _task(t: TaskResult) -> dict[str, Any]:
             "engine": w.engine,
             "classes": None if w.classes is None else [t.outputs[k] for k in w.classes],
             "input": _numbers(w.x) if w.x.size <= 4096 and not w.omitted else None,
+            "inputs": [{"name": printable(p.name, 200), "shape": list(p.shape)} for p in w.parts] or None,
             "codes": None if w.codes is None or w.codes.size > 4096 else [int(q) for q in w.codes.ravel()],
             "file": w.file,
         },
@@ -221,6 +222,9 @@ RESULT_SCHEMA: dict[str, Any] = {
                                     engine=_TEXT,
                                     classes={"anyOf": [_list(_INTEGER), {"type": "null"}]},
                                     input=_MAYBE_NUMBERS,
+                                    inputs={
+                                        "anyOf": [_list(_object(name=_TEXT, shape=_list(_INTEGER))), {"type": "null"}]
+                                    },
                                     codes={"anyOf": [_list(_INTEGER), {"type": "null"}]},
                                     file=_nullable("string"),
                                 ),

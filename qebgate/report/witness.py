@@ -21,7 +21,7 @@ import numpy as np
 from qebgate.errors import printable
 from qebgate.ir.tensor import Array
 from qebgate.report.text import worst
-from qebgate.result import WITNESS_VERSION, CheckResult, Report, TaskResult
+from qebgate.result import WITNESS_VERSION, CheckResult, Report, TaskResult, WitnessResult
 
 MAX_FILES = 20
 """Most counterexamples written for one check; the worst come first."""
@@ -59,14 +59,32 @@ def save_witnesses(report: Report, folder: Path) -> tuple[Report, list[str]]:
 def _npz(t: TaskResult) -> bytes:
     w = t.witness
     assert w is not None
-    arrays: dict[str, Array] = {"x": w.x, "gap": w.gap, "outputs": np.asarray(t.outputs, np.int64)}
-    if w.codes is not None:
-        arrays["codes"] = w.codes
+    arrays: dict[str, Array] = {"gap": w.gap, "outputs": np.asarray(t.outputs, np.int64)}
+    if w.parts:
+        for part, entry in zip(w.parts, input_arrays(w), strict=True):
+            arrays[entry["x"]] = part.of(w.x)
+            if w.codes is not None:
+                arrays[entry["codes"]] = part.of(w.codes)
+    else:
+        arrays["x"] = w.x
+        if w.codes is not None:
+            arrays["codes"] = w.codes
     if w.raw is not None:
         arrays["raw"] = w.raw
     out = BytesIO()
     np.savez(out, **arrays)
     return out.getvalue()
+
+
+def input_arrays(w: WitnessResult) -> list[dict[str, str]]:
+    """Of several inputs: each one's name, and what the arrays of its real values and of its codes are called."""
+    out: list[dict[str, str]] = []
+    for k, part in enumerate(w.parts):
+        slug = re.sub(r"[^A-Za-z0-9_.-]", "_", part.name)[:80]
+        unique = slug if [re.sub(r"[^A-Za-z0-9_.-]", "_", p.name)[:80] for p in w.parts].count(slug) == 1 else str(k)
+        entry = {"name": part.name, "x": f"x.{unique}"}
+        out.append(entry if w.codes is None else {**entry, "codes": f"codes.{unique}"})
+    return out
 
 
 def _about(report: Report, c: CheckResult, t: TaskResult, arrays: bytes, path: Path) -> dict[str, Any]:
@@ -93,6 +111,7 @@ def _about(report: Report, c: CheckResult, t: TaskResult, arrays: bytes, path: P
         "model": model,
         "property": {} if q is None else {**q.property, "outputs": [int(k) for k in t.outputs]},
         "domain": "real" if q is None else q.domain,
+        **({"inputs": input_arrays(w)} if w.parts else {}),
         "arrays": {"file": path.name, "sha256": hashlib.sha256(arrays).hexdigest()},
         "sha256": {"float": c.float_sha256, "quantized": c.quantized_sha256},
     }
