@@ -92,6 +92,14 @@ class Found:
 def measure(sources: Sources, say: Say) -> Found:
     """Measure two models on some data; raises what reading and aligning them raises."""
     pair = align(load_model(sources.float_model), load_model(sources.quantized_model))
+    if pair.quantized.parts:
+        raise PolicyError(
+            "QEB254",
+            "a starting policy cannot be measured for a model of several inputs",
+            where=pair.quantized.source.label,
+            found=", ".join(p.label for p in pair.quantized.parts),
+            fix="write one with `arrays: {INPUT: ARRAY}`, see docs/policy.md",
+        )
     codec = InputCodec.of(pair.quantized)
     rows = _rows(sources, pair, codec)
     tensor = "logits" if pair.quantized.nodes[-1].op in ("SOFTMAX", "LOGISTIC") or _curved(pair) else "output"

@@ -97,7 +97,9 @@ def compare(
         Path, typer.Argument(metavar="QUANTIZED", help="The quantized model (.tflite, .h5 of TF-MOT).")
     ],
     data: Annotated[Path, typer.Option("--data", help="Inputs, one per row (.npz or .npy).")],
-    array: Annotated[str | None, typer.Option("--array", help="The array of an .npz file.")] = None,
+    array: Annotated[
+        str | None, typer.Option("--array", help="The array of an .npz file; INPUT=ARRAY,... for several inputs.")
+    ] = None,
     values: Annotated[str | None, typer.Option("--values", help="What the data holds: real or codes.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N rows.")] = None,
     radius: Annotated[

@@ -206,6 +206,19 @@ def parse_formats(texts: Sequence[str]) -> list[Format]:
     return out if printed else [Format("rich", None), *out]
 
 
+def _named_array(text: str) -> tuple[str, str]:
+    name, eq, array = text.partition("=")
+    if not (name and eq and array):
+        raise PolicyError(
+            "QEB221",
+            "the arrays of several inputs are not named",
+            where="--array",
+            found=printable(text, 80),
+            fix="give one for each input: --array INPUT=ARRAY,INPUT=ARRAY",
+        )
+    return name, array
+
+
 def question_policy(q: Question) -> dict[str, Any]:
     """A policy with one check, as data."""
     from qebgate.api import one_check, property_of
@@ -215,7 +228,9 @@ def question_policy(q: Question) -> dict[str, Any]:
     }  # fmt: skip
     prop = property_of(limits, floor=q.floor, where="the command line", prefix="--") | {"tensor": q.tensor}
     region: dict[str, Any] = {"kind": "points", "data": str(q.data)}
-    optional = {"array": q.array, "values": q.values, "limit": q.limit}
+    named = q.array is not None and "=" in q.array  # of several inputs: INPUT=ARRAY,INPUT=ARRAY
+    arrays = dict(_named_array(one) for one in q.array.split(",")) if q.array is not None and named else None
+    optional = {"array": None if named else q.array, "arrays": arrays, "values": q.values, "limit": q.limit}
     region |= {k: v for k, v in optional.items() if v is not None}
     if q.radius is not None:
         m = re.fullmatch(r"([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?) ?(lsb)?", q.radius)

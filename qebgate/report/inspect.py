@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qebgate.errors import printable
-from qebgate.ir.graph import Graph, Node
+from qebgate.ir.graph import INPUT_PART, Graph, Node
 from qebgate.ir.pair import Pair
 from qebgate.ir.tensor import Tensor
 
@@ -26,8 +26,10 @@ def render_graph(graph: Graph, console: Console) -> None:
     console.print(Text(f"{graph.source.label}: {kind}, {graph.source.format}", style="bold"), soft_wrap=True)
     console.print(f"  sha256 {graph.source.sha256}", soft_wrap=True)
     for what, indices in (("input", graph.inputs), ("output", graph.outputs)):
-        for i in indices:
-            console.print(f"  {what} {_tensor(graph.tensors[i])}", soft_wrap=True)
+        names = graph.input_names if what == "input" and len(indices) > 1 else ("",) * len(indices)
+        for i, name in zip(indices, names, strict=True):
+            named = f"{printable(name, 60)}: " if name else ""
+            console.print(f"  {what} {named}{_tensor(graph.tensors[i])}", soft_wrap=True)
     for note in graph.notes:
         console.print(f"  note: {note}", soft_wrap=True)
     named = graph.source.format != "tflite"  # converters' names of tensors are long and say little
@@ -52,9 +54,12 @@ def parameters(graph: Graph) -> int:
 def render_pair(pair: Pair, console: Console) -> None:
     """Print how two models align: matched operators and each layer's weight agreement."""
     console.print()
-    both = sum(s.float_node is not None and s.quantized_node is not None for s in pair.steps)
+    steps = [s for s in pair.steps if s.op != INPUT_PART]
+    both = sum(s.float_node is not None and s.quantized_node is not None for s in steps)
     console.print(Text("alignment: the two models are the same network", style="bold green"))
-    console.print(f"  {both} operators matched, {len(pair.steps) - both} in only one of the models")
+    console.print(f"  {both} operators matched, {len(steps) - both} in only one of the models")
+    for f, q in zip(pair.float.parts, pair.quantized.parts, strict=True):
+        console.print(f"  input {f.label} is {q.label}, {list(q.shape)}", soft_wrap=True)
     table = _table(("layer", "weights: worst difference (quanta)", "bias (accumulator quanta)"))
     for a in pair.agreements:
         bias = "-" if a.bias is None else f"{a.bias:.3f}"
