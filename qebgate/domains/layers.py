@@ -178,6 +178,8 @@ class Opaque:
     """The same where the "quantized" side is the float network as it is evaluated."""
     lines: Callable[[Sequence[Gap], Gap], Band] | None = None
     """Lines for back-substitution, from the inputs and what ``transform`` gave."""
+    recurrent: bool = False
+    """Whether its entries are no functions of single entries of its inputs, and may be of another number."""
 
 
 Layer = Affine | MaxPool | Opaque

@@ -66,7 +66,7 @@ def _affine(layer: Affine, values: dict[int, Pairs], trace: list[Trace]) -> Pair
 
 
 def _opaque(layer: Opaque, values: dict[int, Pairs]) -> Pairs:
-    if len(layer.inputs) == 1:
+    if len(layer.inputs) == 1 and not layer.recurrent:
         return values[layer.inputs[0]]
     f, q = (
         layer.float_transform([_points(values[i][side]) for i in layer.inputs]).float.centre.reshape(

@@ -140,7 +140,7 @@ def _per_layer(
             window = np.where(layer.index < 0, -np.inf, v[np.maximum(layer.index, 0)])
             chosen = layer.index[np.arange(len(window)), window.argmax(axis=1)]
             add(source, gather(chosen, v.size).back(g))
-        elif len(layer.inputs) == 1:
+        elif len(layer.inputs) == 1 and not layer.recurrent:
             (source,) = layer.inputs
             add(source, g * _slope(layer, at.values[source]))
         elif layer.lines is not None:  # a product: its lines at a point are its derivatives

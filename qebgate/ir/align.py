@@ -8,6 +8,9 @@ to nearest moves a weight by at most half a quantum.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import numpy as np
 
 from qebgate.errors import AlignmentError
@@ -20,7 +23,20 @@ from qebgate.numerics.rounding import F64, TINY32
 QUANTIZED_ONLY = frozenset({"QUANTIZE", "DEQUANTIZE", "RESHAPE"})
 FLOAT_ONLY = frozenset({"RESHAPE", "RELU", "RELU6"})
 COMMUTATIVE = frozenset({"ADD", "MAXIMUM", "MINIMUM", "MUL"})
-WEIGHTED = frozenset({"FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FIXED_POINT_DENSE"})
+_GATES = ("input", "forget", "cell", "output")
+_ONE: tuple[tuple[int, int | None, str], ...] = ((1, 2, ""),)
+WEIGHTED: Mapping[str, tuple[tuple[int, int | None, str], ...]] = MappingProxyType(
+    {
+        **dict.fromkeys(
+            ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FIXED_POINT_DENSE"), _ONE
+        ),
+        "UNIDIRECTIONAL_SEQUENCE_LSTM": (
+            *((1 + k, 12 + k, f", {gate} gate") for k, gate in enumerate(_GATES)),
+            *((5 + k, None, f", {gate} gate of the state") for k, gate in enumerate(_GATES)),
+        ),
+    }
+)
+"""Operator -> positions of its weights and of their biases among its inputs, and how they are told apart."""
 FLOAT_TWIN = {"FIXED_POINT_DENSE": "FULLY_CONNECTED"}
 """The float operator of a quantized one, where it has another name."""
 SATURATING = frozenset({"FIXED_POINT_DENSE"})
@@ -193,30 +209,36 @@ class _Aligner:
             raise self._error("QEB464", "the two models have outputs of different sizes", f"{fo.shape} and {qo.shape}")
 
     def _agree(self, m: Node, n: Node) -> None:
-        wf, wq = self.f.tensors[m.inputs[1]], self.q.tensors[n.inputs[1]]
-        layer = f"{n.origin} ({self.q.tensors[n.outputs[0]].label})"
-        if wf.const is None or wq.const is None or wf.shape != wq.shape:
-            raise self._error("QEB467", f"{layer}: the weights do not correspond", f"shapes {wf.shape} and {wq.shape}")
-        worst = self._disagreement(m, n)
-        self.agreements.append(Agreement(layer, worst, self._bias(m, n, wq)))
-        if n.op not in SATURATING and not worst <= MAX_DISAGREEMENT:
-            raise self._error(
-                "QEB468",
-                f"{layer}: the weights are not the float model's",
-                f"off by up to {worst:.4g} quanta; rounding explains 0.5",
-            )
+        for weights, bias, what in WEIGHTED[n.op]:
+            wf, wq = self.f.tensors[m.inputs[weights]], self.q.tensors[n.inputs[weights]]
+            layer = f"{n.origin} ({self.q.tensors[n.outputs[0]].label}{what})"
+            if wf.const is None or wq.const is None or wf.shape != wq.shape:
+                found = f"shapes {wf.shape} and {wq.shape}"
+                raise self._error("QEB467", f"{layer}: the weights do not correspond", found)
+            worst = self._off(m, n, weights)
+            self.agreements.append(Agreement(layer, worst, self._bias(m, n, wq, bias)))
+            if n.op not in SATURATING and not worst <= MAX_DISAGREEMENT:
+                raise self._error(
+                    "QEB468",
+                    f"{layer}: the weights are not the float model's",
+                    f"off by up to {worst:.4g} quanta; rounding explains 0.5",
+                )
 
     def _disagreement(self, m: Node, n: Node) -> float:
         """Largest ``|dequantized - float|`` of two nodes' weights in quanta; infinite where they do not correspond."""
-        wf, wq = self.f.tensors[m.inputs[1]], self.q.tensors[n.inputs[1]]
+        return max(self._off(m, n, weights) for weights, _, _ in WEIGHTED[n.op])
+
+    def _off(self, m: Node, n: Node, weights: int) -> float:
+        """The same of one of their inputs."""
+        wf, wq = self.f.tensors[m.inputs[weights]], self.q.tensors[n.inputs[weights]]
         if wf.const is None or wq.const is None or wf.shape != wq.shape:
             return float("inf")
         real = wq.q.dequantize(wq.const) if wq.dtype.is_code else wq.const.astype(np.float64)
         off = np.abs(real - wf.const.astype(np.float64)) / _quantum(wq)
         return float(off.max(initial=0.0))
 
-    def _bias(self, m: Node, n: Node, wq: Tensor) -> float | None:
-        bf, bq = _bias_of(self.f, m), _bias_of(self.q, n)
+    def _bias(self, m: Node, n: Node, wq: Tensor, at: int | None) -> float | None:
+        bf, bq = _bias_of(self.f, m, at), _bias_of(self.q, n, at)
         if (bf is None and bq is None) or not self.q.tensors[n.inputs[0]].dtype.is_code:
             return None
         unit = self.q.tensors[n.inputs[0]].q.s * wq.q.scale
@@ -259,7 +281,7 @@ def _quantum(weights: Tensor) -> F64:
     return np.maximum(size.max(initial=0.0) * 2.0**-14, TINY32)
 
 
-def _bias_of(graph: Graph, node: Node) -> Array | None:
-    """The constant third input, if there is one."""
-    index = [i for i in node.inputs[2:3] if i >= 0]
+def _bias_of(graph: Graph, node: Node, at: int | None) -> Array | None:
+    """The constant input at a position, if there is one."""
+    index = [i for i in node.inputs[at : at + 1] if i >= 0] if at is not None else []
     return graph.tensors[index[0]].const if index else None

@@ -96,7 +96,7 @@ class Node:
     """One operator.  ``inputs`` and ``outputs`` are tensor indices, -1 for an input left out.
 
     ``attrs`` is the operator's own frozen dataclass of parameters, made by its ``parse``;
-    ``index`` is the operator's position in the file.
+    ``index`` is the operator's position in the file.  ``intermediates`` are tensors that only state scales.
     """
 
     op: str
@@ -106,6 +106,7 @@ class Node:
     index: int
     version: int = 1
     folded: Folded | None = None
+    intermediates: tuple[int, ...] = ()
 
     @property
     def origin(self) -> str:

@@ -131,7 +131,8 @@ class Stored:
 class Tensor:
     """One tensor; ``shape`` includes the batch axis of 1, ``const`` is its data when it has any.
 
-    ``stored`` says how the file holds a constant that is dequantized before use.
+    ``stored`` says how the file holds a constant that is dequantized before use.  ``variable`` is state that the
+    runtime keeps between calls: every one here is the first, so it is the constant that a reset leaves.
     """
 
     name: str
@@ -140,6 +141,7 @@ class Tensor:
     quant: QuantParams | None = None
     const: Array | None = None
     stored: Stored | None = None
+    variable: bool = False
 
     def __post_init__(self) -> None:
         if self.const is not None:

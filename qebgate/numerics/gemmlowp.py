@@ -1,7 +1,8 @@
-"""gemmlowp's fixed-point exponential, reciprocal and inverse root, as int8 kernels use them (SOFTMAX, DIV, RSQRT).
+"""gemmlowp's fixed-point functions, as integer kernels use them (SOFTMAX, DIV, RSQRT, the gates of an LSTM).
 
-Raw values of ``FixedPoint<int32, I>``: ``value = raw / 2**(31 - I)``.  Source: gemmlowp ``fixedpoint/fixedpoint.h``,
-TFLite ``kernels/internal/common.h`` (GetReciprocal, GetInvSqrtQuantizedMultiplierExp).  int64 arrays.
+Raw values of ``FixedPoint<int32, I>``: ``value = raw / 2**(31 - I)``, and the same with fewer ``bits``.  Source:
+gemmlowp ``fixedpoint/fixedpoint.h``, TFLite ``kernels/internal/common.h`` (GetReciprocal,
+GetInvSqrtQuantizedMultiplierExp).  int64 arrays.
 """
 
 from __future__ import annotations
@@ -15,39 +16,64 @@ _BARREL = ((-2, 1672461947), (-1, 1302514674), (0, 790015084), (1, 290630308), (
 """(exponent, exp(-2**exponent) in Q0.31)."""
 
 
-def _saturate(x: I64) -> I64:
-    return np.clip(x, -(1 << 31), _MAX)
+def _saturate(x: I64, bits: int = 32) -> I64:
+    return np.clip(x, -(1 << (bits - 1)), (1 << (bits - 1)) - 1)
 
 
-def exp_on_negative(a: I64, integer_bits: int) -> I64:
-    """``exp`` of non-positive ``FixedPoint<integer_bits>`` values (at most 5 integer bits), as Q0.31."""
-    fraction = 31 - integer_bits
+def _times(a: I64, b: I64 | int, bits: int) -> I64:
+    """SaturatingRoundingDoublingHighMul of a width; see :func:`high_mul` for that of 32 bits."""
+    return high_mul(a, b) if bits == 32 else (a * np.asarray(b, np.int64) + (1 << (bits - 2))) >> (bits - 1)
+
+
+def _constant(q31: int, bits: int) -> int:
+    """A constant of 32 bits, rounded to a width."""
+    return int(divide_by_pot(np.array(q31, np.int64), 32 - bits))
+
+
+def exp_on_negative(a: I64, integer_bits: int, bits: int = 32) -> I64:
+    """``exp`` of non-positive ``FixedPoint<integer_bits>`` values, with no integer bits.
+
+    With more than 5 integer bits, what is below -32 gives 0.
+    """
+    fraction = bits - 1 - integer_bits
     quarter = np.int64(1) << (fraction - 2)
     shifted = (a & (quarter - 1)) - quarter
-    x = _saturate(shifted << integer_bits) + (1 << 28)  # to Q0.31, centred at -1/8
-    x2 = high_mul(x, x)
-    x3, x4 = high_mul(x2, x), high_mul(x2, x2)
-    tail = divide_by_pot(high_mul(divide_by_pot(x4, 2) + x3, 715827883) + x2, 1)
-    result = 1895147668 + high_mul(x + tail, 1895147668)
+    x = _saturate(shifted << integer_bits, bits) + (1 << (bits - 4))  # no integer bits, centred at -1/8
+    x2 = _times(x, x, bits)
+    x3, x4 = _times(x2, x, bits), _times(x2, x2, bits)
+    tail = divide_by_pot(_times(divide_by_pot(x4, 2) + x3, _constant(715827883, bits), bits) + x2, 1)
+    one_eighth = _constant(1895147668, bits)
+    result = _saturate(one_eighth + _times(x + tail, one_eighth, bits), bits)
     remainder = shifted - a
     for exponent, multiplier in _BARREL:
         if integer_bits > exponent:
             bit = np.int64(1) << (fraction + exponent)
-            result = np.where(remainder & bit, high_mul(result, multiplier), result)
-    return np.where(a == 0, _MAX, result)
+            result = np.where(remainder & bit, _times(result, _constant(multiplier, bits), bits), result)
+    if integer_bits > 5:
+        result = np.where(a < -(np.int64(32) << fraction), 0, result)
+    return np.where(a == 0, (1 << (bits - 1)) - 1, result)
+
+
+def _inverse_of_half(half: I64, bits: int) -> I64:
+    """``1 / half`` of values in [1/2, 1] without integer bits, with 2 integer bits: three steps of Newton's."""
+    r = _constant(1515870810, bits) + _times(half, _constant(-1010580540, bits), bits)
+    for _ in range(3):
+        r = r + _saturate(_times(r, (1 << (bits - 3)) - _times(half, r, bits), bits) << 2, bits)
+    return r
+
+
+def _half_sum(a: I64, bits: int) -> I64:
+    """RoundingHalfSum of a value and 1."""
+    total = a + (1 << (bits - 1)) - 1
+    return (total + np.where(total >= 0, 1, -1)) // 2  # the sum is never negative where this is used
 
 
 def reciprocal(x: I64, integer_bits: int) -> tuple[I64, I64]:
     """``1 / x`` of positive ``FixedPoint<integer_bits>`` values: a Q0.31 value and how many bits to shift it right."""
     headroom = 32 - np.ceil(np.log2(x.astype(np.float64) + 1.0)).astype(np.int64)  # leading zeros of 32 bits
     over_unit = integer_bits - headroom
-    a = (x << headroom) - (np.int64(1) << 31)
-    total = a + _MAX
-    half = (total + np.where(total >= 0, 1, -1)) // 2  # RoundingHalfSum; the sum is never negative here
-    r = 1515870810 + high_mul(half, -1010580540)
-    for _ in range(3):
-        r = r + _saturate(high_mul(r, (1 << 29) - high_mul(half, r)) << 2)
-    return _saturate(r << 1), over_unit
+    half = _half_sum((x << headroom) - (np.int64(1) << 31), 32)
+    return _saturate(_inverse_of_half(half, 32) << 1), over_unit
 
 
 def inverse_root(x: I64) -> tuple[I64, I64]:
@@ -64,3 +90,18 @@ def inverse_root(x: I64) -> tuple[I64, I64]:
     r = high_mul(r, 1518500250)
     r, right = np.where(right < 0, r << np.maximum(-right, 0), r), np.maximum(right, 0)
     return np.where(x <= 1, _MAX, r), np.where(x <= 1, 0, right)
+
+
+def logistic(a: I64, integer_bits: int, bits: int) -> I64:
+    """``1 / (1 + exp(-x))`` with no integer bits."""
+    one = (1 << (bits - 1)) - 1
+    half = _half_sum(exp_on_negative(-np.abs(a), integer_bits, bits), bits)
+    above = _saturate(_inverse_of_half(half, bits) << 1, bits)
+    return np.where(a == 0, 1 << (bits - 2), np.where(a > 0, above, one - above))
+
+
+def tanh(a: I64, integer_bits: int, bits: int) -> I64:
+    """``tanh`` with no integer bits; the exponential's argument is twice the value."""
+    half = _half_sum(exp_on_negative(-np.abs(a), integer_bits + 1, bits), bits)
+    size = _saturate((_inverse_of_half(half, bits) - (1 << (bits - 3))) << 2, bits)
+    return np.where(a == 0, 0, np.where(a < 0, -size, size))

@@ -34,6 +34,7 @@ from qebgate.ops.squares import SquaredDifferenceLowering
 from qebgate.ops.squashing import SoftmaxLowering
 from qebgate.ops.sums import AddLowering, SubLowering
 from qebgate.ops.transpose_conv import TransposeConvLowering
+from qebgate.ops.unidirectional_sequence_lstm import LstmLowering
 from qebgate.runtimes.profiles import Runtime
 from qebgate.semantics.emulation import check_runtime
 from qebgate.semantics.moves import MOVES
@@ -46,6 +47,7 @@ _ALL: tuple[Lowering, ...] = (
     DequantizeLowering(),
     DivLowering(),
     FullyConnectedLowering(),
+    LstmLowering(),
     MaxPool2DLowering(),
     MeanLowering(),
     MulLowering(),

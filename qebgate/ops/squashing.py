@@ -35,7 +35,7 @@ class SoftmaxLowering:
         grid = needed_grid(qn, graph)
         below, above = rounding_of(qn, graph, ctx.runtime)
         noise, width, beta = ctx.noise(step), out.shape[-1], fa.beta
-        exact = _exact_codes(qn, ctx)
+        exact = exact_codes(qn, ctx)
 
         def transform(inputs: Sequence[Gap]) -> Gap:
             (x,) = inputs
@@ -66,7 +66,7 @@ class SoftmaxLowering:
         return [Opaque(label(step), step.inputs, step.output, transform, float_transform)]
 
 
-def _exact_codes(node: Node, ctx: Context) -> Callable[[tuple[I64, I64] | None], tuple[I64, I64] | None]:
+def exact_codes(node: Node, ctx: Context) -> Callable[[tuple[I64, I64] | None], tuple[I64, I64] | None]:
     """The kernels' own codes where the input's codes are all known exactly."""
     graph, runtime = ctx.pair.quantized, ctx.runtime
     shape = graph.tensors[node.inputs[0]].shape

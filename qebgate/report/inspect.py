@@ -13,7 +13,7 @@ from qebgate.ir.graph import INPUT_PART, Graph, Node
 from qebgate.ir.pair import Pair
 from qebgate.ir.tensor import Tensor
 
-WEIGHTED = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
+WEIGHTED = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "UNIDIRECTIONAL_SEQUENCE_LSTM")
 
 
 COLUMNS = ("#", "operator", "input", "output", "type", "scale", "zero point", "weights")
@@ -47,8 +47,8 @@ def render_graph(graph: Graph, console: Console) -> None:
 
 def parameters(graph: Graph) -> int:
     """Number of weights and biases, shared ones once."""
-    learnt = {i for n in graph.nodes if n.op in WEIGHTED for i in n.inputs[1:] if i >= 0 and graph.tensors[i].is_const}
-    return sum(graph.tensors[i].size for i in learnt)
+    given = {i for n in graph.nodes if n.op in WEIGHTED for i in n.inputs[1:] if i >= 0}
+    return sum(t.size for t in (graph.tensors[i] for i in given) if t.is_const and not t.variable)
 
 
 def render_pair(pair: Pair, console: Console) -> None:

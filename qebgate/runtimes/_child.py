@@ -121,6 +121,7 @@ def main() -> int:
         try:
             y = []
             for rows in zip(*arrays, strict=True):
+                interpreter.reset_all_variables()  # every invocation is the first
                 for source, row in zip(sources, rows, strict=True):
                     interpreter.set_tensor(source, row)
                 interpreter.invoke()

@@ -34,6 +34,8 @@ from qebgate.semantics.conv_2d import Conv2D, correlate
 from qebgate.semantics.depthwise_conv_2d import DepthwiseConv2D, correlate_depthwise
 from qebgate.semantics.fixed_point import InputAttrs
 from qebgate.semantics.linear import LinearNode
+from qebgate.semantics.lstm_arithmetic import float_error as lstm_error
+from qebgate.semantics.lstm_arithmetic import floating
 from qebgate.semantics.mean import Mean
 from qebgate.semantics.moves import MOVES
 from qebgate.semantics.pool_2d import Pool2D
@@ -41,6 +43,7 @@ from qebgate.semantics.registry import SEMANTICS
 from qebgate.semantics.resize_bilinear import ResizeBilinear, Taps
 from qebgate.semantics.tables import Prelu
 from qebgate.semantics.transpose_conv import TransposeConv, scatter
+from qebgate.semantics.unidirectional_sequence_lstm import LstmNode
 from qebgate.semantics.windows import chunks
 
 LOGISTIC_ULPS = 16.0
@@ -222,9 +225,11 @@ def _conv(node: Node, graph: Graph, x: list[Computed]) -> F64:
         x[0],
         lin,
         lambda v, w: correlate(window, v, w, None),
-        lambda v: correlate(window, v, read, None)
-        if lin.groups > 1
-        else correlate(window, v.sum(axis=-1, keepdims=True), one, None),
+        lambda v: (
+            correlate(window, v, read, None)
+            if lin.groups > 1
+            else correlate(window, v.sum(axis=-1, keepdims=True), one, None)
+        ),
     )
     if lin.weights.size * window.out[0] * window.out[1] <= _SORTED:
         rows = Computed(window.columns(x[0].lo, 0), window.columns(x[0].hi, 0))
@@ -420,6 +425,11 @@ def _softmax(node: Node, graph: Graph, x: list[Computed]) -> F64:
     return np.full((), gamma(n + 2 * math.log(n) + 2 * EXP_ULPS + 8, U32) + (n + 2) * TINY32)
 
 
+def _lstm(node: Node, graph: Graph, x: list[Computed]) -> F64:
+    n = LstmNode.of(node, graph)
+    return lstm_error(n, x[0].magnitude, floating(n, U32, LOGISTIC_ULPS, TANH_ULPS))
+
+
 def _quantize(node: Node, graph: Graph, x: list[Computed]) -> F64:
     """Of the scaled value before it is rounded to a code, in real units."""
     del node, graph
@@ -476,6 +486,7 @@ _RULES = MappingProxyType[str, Rule](
         "SUB": _add,
         "TANH": _tanh,
         "TRANSPOSE_CONV": _transpose_conv,
+        "UNIDIRECTIONAL_SEQUENCE_LSTM": _lstm,
         **dict.fromkeys((cls.name for cls in MOVES), _copy),
     }
 )

@@ -31,6 +31,7 @@ from qebgate.semantics.squared_difference import SquaredDifference
 from qebgate.semantics.sub import Sub
 from qebgate.semantics.tables import Abs, Elu, Gelu, HardSwish, LeakyRelu, Prelu
 from qebgate.semantics.transpose_conv import TransposeConv
+from qebgate.semantics.unidirectional_sequence_lstm import UnidirectionalSequenceLstm
 
 _ALL: tuple[type[Semantics], ...] = (
     Abs,
@@ -67,6 +68,7 @@ _ALL: tuple[type[Semantics], ...] = (
     Sub,
     Tanh,
     TransposeConv,
+    UnidirectionalSequenceLstm,
     *MOVES,
 )
 

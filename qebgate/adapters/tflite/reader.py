@@ -7,6 +7,7 @@ makes it), wrong (other QEB4xx) or unsupported; everything unsupported is report
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,11 +21,13 @@ from qebgate.errors import ModelError, UnsupportedError, printable
 from qebgate.ir.graph import Graph, Node, Source
 from qebgate.ir.tensor import Tensor
 from qebgate.semantics.registry import SEMANTICS
+from qebgate.semantics.unidirectional_sequence_lstm import CELL, STATE, UnidirectionalSequenceLstm
 
 MAX_BYTES = 512 << 20
 MAX_TENSORS = 32_768
 MAX_OPERATORS = 16_384
 MAX_REPORTED = 50
+LSTM = UnidirectionalSequenceLstm.name
 
 
 def read_tflite(path: Path) -> Graph:
@@ -96,8 +99,9 @@ def _read_model(fb: FlatBuffer, model: Table, source: Source) -> Graph:
             )
     problems: list[ModelError] = []
     nodes, unfit = _read_operators(fb, model, graph, problems)
-    tensors = _read_tensors(fb, model, graph, problems)
     inputs, outputs = graph.integers(1), graph.integers(2)
+    read = {*inputs, *outputs, *(i for n in nodes for i in (*n.inputs, *n.outputs))}
+    tensors = _read_tensors(fb, model, graph, problems, {i for n in nodes for i in n.intermediates} - read)
     _check_indices(fb, nodes, inputs, outputs, graph.count(0))
     if len(tensors) < graph.count(0):
         raise _summary(problems, fb.label)
@@ -105,6 +109,7 @@ def _read_model(fb: FlatBuffer, model: Table, source: Source) -> Graph:
     schemes, mixed = find_schemes(nodes, tensors)
     problems = schemes + problems
     _check_ends(fb, tensors, inputs, outputs, problems)
+    _check_states(nodes, tensors, problems)
     unfit |= mixed
     tensors, nodes = folded(tensors, nodes, unfit)
     nodes = _arranged(fb, nodes, tensors, unfit, problems)
@@ -175,7 +180,8 @@ def _read_operators(
             except UnsupportedError as e:
                 problems.append(located(e, f"operator #{k} {code.op}"))
                 unfit.add(k)
-        nodes.append(Node(code.op, t.integers(1), t.integers(2), attrs, k, code.version))
+        scales = t.integers(8) if code.op == LSTM else ()
+        nodes.append(Node(code.op, t.integers(1), t.integers(2), attrs, k, code.version, intermediates=scales))
     problems += [
         UnsupportedError("QEB430", text, where=_operators(positions)) for text, positions in unsupported.items()
     ]
@@ -225,12 +231,14 @@ def _options(fb: FlatBuffer, operator: Table, op: str, k: int) -> TableOptions:
     return TableOptions(operator.table(4))
 
 
-def _read_tensors(fb: FlatBuffer, model: Table, graph: Table, problems: list[ModelError]) -> tuple[Tensor, ...]:
-    """All tensors; fewer than the file has where some are not supported."""
+def _read_tensors(
+    fb: FlatBuffer, model: Table, graph: Table, problems: list[ModelError], scales: Collection[int]
+) -> tuple[Tensor, ...]:
+    """All tensors; fewer than the file has where some are not supported.  Those in ``scales`` may be empty."""
     buffers = Buffers(fb, model)
     tensors: list[Tensor] = []
     for k, t in enumerate(graph.tables(0)):
-        tensor = read_tensor(t, k, buffers)
+        tensor = read_tensor(t, k, buffers, empty=k in scales)
         if isinstance(tensor, UnsupportedError):
             problems.append(tensor)
         else:
@@ -248,12 +256,14 @@ def _check_indices(
         if len(set(ends)) < len(ends) or any(not 0 <= i < count for i in ends):
             fb.damaged(f"{what}s {ends[:10]} of {count} tensors")
     for n in nodes:
-        bad = [i for i in n.inputs if not -1 <= i < count] + [o for o in n.outputs if not 0 <= o < count]
+        bad = [i for i in n.inputs if not -1 <= i < count]
+        bad += [o for o in (*n.outputs, *n.intermediates) if not 0 <= o < count]
         if bad:
             fb.damaged(f"tensor {bad[0]} of {count}", n.origin)
         if not n.outputs or len(set(n.outputs)) < len(n.outputs):
             fb.damaged(f"outputs {n.outputs[:10]}", n.origin)
-        if n.op in SEMANTICS and (not n.inputs or -1 in n.inputs[:2]):
+        needed = 1 if n.op == LSTM else 2
+        if n.op in SEMANTICS and (not n.inputs or -1 in n.inputs[:needed]):
             fb.damaged(f"inputs {n.inputs[:10]}", n.origin)
 
 
@@ -281,6 +291,24 @@ def _check_ends(
                     fix="convert the model with a batch of 1 (the first axis)",
                 )
             )
+
+
+def _check_states(nodes: Sequence[Node], tensors: Sequence[Tensor], problems: list[ModelError]) -> None:
+    """Variable tensors are the state of one LSTM each: nothing else here knows that they change."""
+    uses: dict[int, list[bool]] = {i: [] for i, t in enumerate(tensors) if t.variable}
+    for n in nodes:
+        for place, i in enumerate(n.inputs):
+            if i in uses:
+                uses[i].append(n.op == LSTM and place in (STATE, CELL))
+    problems += [
+        UnsupportedError(
+            "QEB415",
+            "variable tensors (state kept between calls) are supported as the state of one LSTM only",
+            where=f"tensor {tensors[i].label}",
+        )
+        for i, places in uses.items()
+        if places not in ([], [True])
+    ]
 
 
 def _summary(problems: list[ModelError], label: str) -> ModelError:

@@ -112,19 +112,22 @@ def _check_values(values: Array, dtype: DType) -> None:
             )
 
 
-def read_tensor(table: Table, index: int, buffers: Buffers) -> Tensor | UnsupportedError:
-    """One tensor, or why it cannot be analysed; raises ModelError for what is wrong."""
+def read_tensor(table: Table, index: int, buffers: Buffers, *, empty: bool = False) -> Tensor | UnsupportedError:
+    """One tensor, or why it cannot be analysed; raises ModelError for what is wrong.
+
+    It may be ``empty`` (of shape [0]) where only its scale counts.
+    """
     name = table.text(3) or f"#{index}"
     where = f"tensor #{index} {printable(name, 80)}"
     try:
-        return _read(table, name, buffers)
+        return _read(table, name, buffers, empty=empty)
     except UnsupportedError as e:
         return located(e, where)
     except ModelError as e:
         raise located(e, f"{buffers.label}: {where}") from None
 
 
-def _read(table: Table, name: str, buffers: Buffers) -> Tensor:
+def _read(table: Table, name: str, buffers: Buffers, *, empty: bool) -> Tensor:
     code = type_name(table.integer(1, "b"))
     if code not in _DTYPES:
         raise UnsupportedError("QEB414", f"tensors of type {code} are not supported", fix=_TYPE_HINTS.get(code))
@@ -132,14 +135,18 @@ def _read(table: Table, name: str, buffers: Buffers) -> Tensor:
     for slot, what in ((6, "sparse tensors"), (9, "variant tensors")):
         if table.has(slot):
             raise UnsupportedError("QEB415", f"{what} are not supported")
-    if table.flag(5):
-        raise UnsupportedError("QEB415", "variable tensors (state kept between calls) are not supported")
     if table.integer(10, "I"):
         raise UnsupportedError("QEB415", "constants stored in another file are not supported")
-    shape = _shape(table)
+    shape = (0,) if empty and table.integers(0) == (0,) else _shape(table)
     const = buffers.constant(table.integer(2, "I"), dtype, shape)
     quant = _quantization(table, dtype, shape, is_const=const is not None)
-    return Tensor(name, shape, dtype, quant, const)
+    if not table.flag(5):
+        return Tensor(name, shape, dtype, quant, const)
+    if const is not None:
+        raise UnsupportedError("QEB415", "variable tensors with a value of their own are not supported")
+    # what the interpreter's reset leaves; a view of one number, however large the tensor claims to be
+    start = quant.z if quant is not None and dtype is DType.INT8 else 0
+    return Tensor(name, shape, dtype, quant, np.broadcast_to(np.array(start, dtype.numpy), shape), variable=True)
 
 
 _TYPE_HINTS = {

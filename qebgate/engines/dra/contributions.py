@@ -176,7 +176,9 @@ def behind_curve(p: Program) -> int | None:
     layer = makers.get(p.output)
     while isinstance(layer, Affine) and layer.grid is None and layer.f == (Scale(1.0, layer.m),):
         layer = makers.get(layer.inputs[0])
-    return layer.inputs[0] if isinstance(layer, Opaque) and len(layer.inputs) == 1 else None
+    if not isinstance(layer, Opaque) or len(layer.inputs) != 1 or layer.recurrent:
+        return None
+    return layer.inputs[0]
 
 
 _ANALYSIS = -2
