@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from qebgate.domains.crop import Crop
 from qebgate.domains.gap import Gap, Interval
 from qebgate.domains.layers import ROOT, Affine, Layer, MaxPool, Opaque
-from qebgate.domains.linear_map import Conv, Depthwise, LinearMap, Scale, gather
+from qebgate.domains.linear_map import Conv, Depthwise, Scale, gather
+from qebgate.engines.deviation_links import ROWS, Link, prices_of, tile_side
 from qebgate.engines.guard import GuardedStop
 from qebgate.errors import UnsupportedError
 from qebgate.numerics.rounding import F64, SAFETY, TINY32, TINY64, U64, gamma, up
@@ -40,36 +41,9 @@ LARGE = 0.03
 """Deviations beyond this share of a layer's root mean square are bounded again: intervals only would explode."""
 ENOUGH = 0.3
 """A neuron is bounded no further where its deviation is below this share of what made it worth bounding."""
-ROWS = 48
-"""About how many neurons of a convolutional layer are bounded together: those of one small tile."""
+AHEAD = 4.0
+"""How many times its equal share of the work a layer may use."""
 _ROUND = 1 + 16 * U64
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Link:
-    """``d = slope (sum maps d_i) + free``, ``|free| <= noise``, of one value [m].
-
-    ``size`` bounds ``sum |maps| |d_i|``: what the roundoff of coefficients is charged on.
-    """
-
-    inputs: tuple[int, ...]
-    output: int
-    maps: tuple[LinearMap, ...]
-    slope: F64
-    noise: F64
-    size: F64
-    terms: int
-
-    def cropped(self, crop: Crop) -> tuple[Link, tuple[Crop, ...]] | None:
-        """The part that writes a rectangle of the value, and what it reads of each input."""
-        parts = [m.cropped(crop) for m in self.maps]
-        if any(p is None for p in parts):
-            return None
-        maps, seen = zip(*(p for p in parts if p is not None), strict=True) if parts else ((), ())
-        take = crop.take
-        return Link(
-            self.inputs, self.output, maps, take(self.slope), take(self.noise), take(self.size), self.terms
-        ), seen  # fmt: skip
 
 
 @dataclass(slots=True, eq=False)
@@ -122,7 +96,6 @@ class Deviation:
         """Bound all values."""
         self._links: list[Link] = []
         self._images: dict[int, tuple[int, int, int]] = {}
-        self._below = 0.0
         self.anchor[ROOT] = self.computed[ROOT] = self.box
         self.error[ROOT] = np.zeros_like(self.box.lo)
         for layer in self.layers:
@@ -183,7 +156,6 @@ class Deviation:
         self.computed[out] = Interval(
             np.where(exact, self.anchor[out].lo, wide.lo), np.where(exact, self.anchor[out].hi, wide.hi)
         ).clamp(a, b)
-        self._below += 2.0 * sum(m.macs for m in layer.f)
 
     def error_free(self, layer: Layer) -> bool:
         """Whether nothing that a layer reads deviates."""
@@ -200,17 +172,22 @@ class Deviation:
         if not index.size:
             return e
         enough = ENOUGH * np.minimum(distance, large)
-        cost = self._below * index.size
-        if cost > self.work:
-            return e
-        self.work -= cost
         shell = self._link(layer, np.ones(layer.m), noise, size)
+        prices = prices_of(self._links, layer.output, shell, self._images.get(layer.output)) * index.size
+        steps = int(np.searchsorted(prices, self._allowance(), side="right"))
+        if steps < 2:  # the layer alone is what intervals are
+            return e
+        self.work -= float(prices[steps - 1])
         e = e.copy()
         for part, crop, one in self._chunks(layer.output, shell, index):
             self.pulse()
             live = {layer.output: _Rows(one, crop)}
-            e[part] = np.minimum(e[part], self._bound(live, shell, enough[part]))
+            e[part] = np.minimum(e[part], self._bound(live, shell, enough[part], steps))
         return e
+
+    def _allowance(self) -> float:
+        """What one layer may cost: its share of the work that is left, and what comes later may need less."""
+        return self.work * min(1.0, AHEAD / max(1, len(self.layers) - len(self.error) + 1))
 
     def _link(self, layer: Affine, slope: F64, noise: F64, size: F64) -> Link:
         live = [k for k, i in enumerate(layer.inputs) if self.error[i].any()]
@@ -272,10 +249,13 @@ class Deviation:
     def _compute(self, output: int) -> None:
         self.computed[output] = self.anchor[output].widened(self.error[output], self.error[output])
 
-    def _bound(self, live: dict[int, _Rows], shell: Link | None = None, enough: F64 | None = None) -> F64:
+    def _bound(
+        self, live: dict[int, _Rows], shell: Link | None = None, enough: F64 | None = None, steps: int | None = None
+    ) -> F64:
         """``sup |sum c d|`` per row, for coefficients of values (the first of them of ``shell``'s).
 
-        Rows that are below ``enough`` when the values reached are bounded as they are end there.
+        Rows that are below ``enough`` when the values reached are bounded as they are end there, and all do after
+        ``steps`` links.
         """
         count = next(iter(live.values())).c.shape[0]
         best = np.full(count, np.inf)
@@ -308,7 +288,7 @@ class Deviation:
             rest = sum(np.abs(r.c) @ r.of(self.error[i]) for i, r in live.items())
             best[rows] = np.minimum(best[rows], bound(rest))
             left = best[rows] >= enough[rows]
-            if not left.any():
+            if not left.any() or (steps is not None and k + 1 >= steps):
                 return best
             if left.mean() < 0.75:
                 rows, total, size = rows[left], total[left], size[left]
@@ -331,7 +311,7 @@ class Deviation:
                 yield part, None, one
             return
         _, width, channels = image
-        side = max(1, round((ROWS / channels) ** 0.5))
+        side = tile_side(channels)
         row, column = index // channels // width, index // channels % width
         tile = (row // side) * width + column // side
         for group in np.split(index[np.argsort(tile, kind="stable")], np.flatnonzero(np.diff(np.sort(tile))) + 1):

@@ -92,7 +92,7 @@ def run(
         if hopeless and isinstance(engine, HOPELESS):
             found.append(Stopped(engine.name, "effort", "not tried: the noise floor is beyond any useful bound"))
             continue
-        if isinstance(engine, HOPELESS) and task.cell.is_point and any(_too_deep(e) for e in found):
+        if isinstance(engine, HOPELESS) and task.cell.is_point and any(_no_more(e) for e in found):
             continue
         left = budget.seconds - (time.monotonic() - start)
         if left <= 0:
@@ -109,8 +109,13 @@ def run(
     return found
 
 
-def _too_deep(e: Evidence) -> bool:
-    """Whether the float network at one input could not be bounded: then nothing that starts from intervals can."""
+def _no_more(e: Evidence) -> bool:
+    """Whether nothing that starts from intervals can add to what is known of one input.
+
+    The quantized network was executed, and the float one is enclosed, or cannot be.
+    """
+    if isinstance(e, Bound):
+        return e.engine == Execute.name and e.trust == "exhaustive"
     return isinstance(e, Stopped) and e.engine == Execute.name and e.reason == "effort"
 
 

@@ -163,6 +163,24 @@ def test_the_worst_evaluations_are_inside(factor: float, free: int) -> None:
     assert max(used) > 0.9  # and some come close
 
 
+def test_what_ends_halfway_for_lack_of_work_holds_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if everything beyond two links were too expensive."""
+    whole = deviation.prices_of
+    cut = 0
+
+    def prices(*given: object) -> F64:
+        nonlocal cut
+        found = whole(*given)  # type: ignore[arg-type]
+        cut += len(found) > 2
+        return np.where(np.arange(len(found)) < 2, found, np.inf)
+
+    monkeypatch.setattr(deviation, "prices_of", prices)
+    for seed in range(24):
+        found, _ = _violation(seed, 3e4, 2)
+        assert found is None, found
+    assert cut > 5
+
+
 def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     ranges = FloatExecution.ranges.fget
     assert ranges is not None
