@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from qebgate.adapters import load_dense, load_model
 from qebgate.gate import check
@@ -17,7 +21,7 @@ ROUNDOFF = 2e-5
 
 
 def test_digits_in_every_format(tmp_path: Path) -> None:
-    """Models in memory are the same graphs as the files: test_keras_files shows it with Keras itself."""
+    """Files only; models in memory need TensorFlow (see below)."""
     rows = np.load(FOLDER / "rows.npz")["digits_x"]
     np.savez(tmp_path / "rows.npz", x=rows)
     layers = load_dense(FOLDER / "digits.keras3.keras").layers
@@ -52,6 +56,29 @@ def test_digits_in_every_format(tmp_path: Path) -> None:
                     assert abs(a.proven - b.proven) <= ROUNDOFF * b.proven
                 if a.witnessed is not None and b.witnessed is not None:
                     assert abs(a.witnessed - b.witnessed) <= 5e-4
+
+
+@pytest.mark.tensorflow
+def test_digits_in_every_format_and_in_memory() -> None:
+    """``.keras``, ``.h5``, SavedModel, float ``.tflite``, a ``keras.Model`` and a ``tf_keras.Model``: one answer."""
+    root = FOLDER.parents[2]
+    command = [sys.executable, "-m", "tests.integration.digits_live"]
+    env = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=root, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found) == 6
+    files = {"keras3.keras", "keras2.h5", "keras3.saved_model", "float.tflite"}
+    for a, b in ((found["keras3.keras"], found[n]) for n in found):
+        assert [v for v, _ in a] == [v for v, _ in b] == ["pass", "fail"]
+        for (_, mine), (_, other) in zip(a, b, strict=True):
+            for (v, proven, seen), (w, bound, gap) in zip(mine, other, strict=True):
+                assert v == w and (proven is None) == (bound is None) and seen is not None and gap is not None
+                assert abs(seen - gap) <= 5e-4
+                if proven is not None:
+                    assert abs(proven - bound) <= ROUNDOFF * proven
+    for name in set(found) - files:  # they are read as their files are: not one bit differs
+        assert found[name] == found["keras3.keras"]
 
 
 def test_it_reads_as_one_network() -> None:
