@@ -22,6 +22,7 @@ import numpy as np
 from qebgate.adapters.tflite.reader import read_tflite
 from qebgate.errors import ModelError
 from qebgate.ir.graph import Graph
+from qebgate.ir.pair import FINAL
 from qebgate.ir.tensor import DType
 from qebgate.runtimes.profiles import DEPLOYED
 from qebgate.runtimes.replay import Limits, Replayer, cpu_features, runtime_version
@@ -114,7 +115,7 @@ def inputs_of(path: Path, graph: Graph, n: int) -> np.ndarray:
 def logits_of(graph: Graph) -> int | None:
     """The tensor before a final softmax or sigmoid."""
     for node in reversed(graph.nodes):
-        if node.op in ("SOFTMAX", "LOGISTIC"):
+        if node.op in FINAL:
             return node.inputs[0]
         if node.op not in ("QUANTIZE", "DEQUANTIZE", "RESHAPE"):
             return None

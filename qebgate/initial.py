@@ -24,7 +24,7 @@ from qebgate.adapters import load_model
 from qebgate.adapters.data import fit_rows, load_rows
 from qebgate.errors import DataError, PolicyError, printable
 from qebgate.ir.align import align
-from qebgate.ir.pair import Pair
+from qebgate.ir.pair import FINAL, Pair
 from qebgate.ir.tensor import Array
 from qebgate.policy import parse_policy
 from qebgate.regions import InputCodec
@@ -102,7 +102,7 @@ def measure(sources: Sources, say: Say) -> Found:
         )
     codec = InputCodec.of(pair.quantized)
     rows = _rows(sources, pair, codec)
-    tensor = "logits" if pair.quantized.nodes[-1].op in ("SOFTMAX", "LOGISTIC") or _curved(pair) else "output"
+    tensor = "logits" if pair.quantized.nodes[-1].op in FINAL or _curved(pair) else "output"
     span = _span(pair, rows, codec, tensor, sources)
     ask = _Asker(sources, tensor, not codec.in_model, say)
     ask.check_data(rows)
@@ -145,7 +145,7 @@ def _rows(sources: Sources, pair: Pair, codec: InputCodec) -> Array:
 
 
 def _curved(pair: Pair) -> bool:
-    return pair.float.nodes[-1].op in ("SOFTMAX", "LOGISTIC")
+    return pair.float.nodes[-1].op in FINAL
 
 
 def _span(pair: Pair, rows: Array, codec: InputCodec, tensor: str, sources: Sources) -> float:

@@ -9,6 +9,9 @@ from qebgate.errors import InternalError
 from qebgate.ir.graph import Graph, Node
 from qebgate.ir.tensor import Tensor
 
+FINAL = frozenset({"LOG_SOFTMAX", "LOGISTIC", "SOFTMAX"})
+"""Operators that only turn logits into something to read, where nothing comes behind them."""
+
 Head = Literal["output", "logits"]
 
 
@@ -108,7 +111,7 @@ class Pair:
     def logits(self) -> int:
         """Position of the value before the final softmax or sigmoid; :attr:`output` where there is none."""
         for s in reversed(self.steps):
-            if s.op in ("SOFTMAX", "LOGISTIC"):
+            if s.op in FINAL:
                 return s.inputs[0]
             if s.op not in ("DEQUANTIZE", "QUANTIZE", "RESHAPE"):
                 break

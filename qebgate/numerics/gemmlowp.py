@@ -70,16 +70,23 @@ def _half_sum(a: I64, bits: int) -> I64:
 
 def reciprocal(x: I64, integer_bits: int) -> tuple[I64, I64]:
     """``1 / x`` of positive ``FixedPoint<integer_bits>`` values: a Q0.31 value and how many bits to shift it right."""
-    headroom = 32 - np.ceil(np.log2(x.astype(np.float64) + 1.0)).astype(np.int64)  # leading zeros of 32 bits
-    over_unit = integer_bits - headroom
-    half = _half_sum((x << headroom) - (np.int64(1) << 31), 32)
-    return _saturate(_inverse_of_half(half, 32) << 1), over_unit
+    headroom = _leading_zeros(x)
+    return _one_over_one_plus((x << headroom) - (np.int64(1) << 31)), integer_bits - headroom
+
+
+def _leading_zeros(x: I64) -> I64:
+    """Of 32 bits, for numbers of at least 0."""
+    return 32 - np.ceil(np.log2(x.astype(np.float64) + 1.0)).astype(np.int64)
+
+
+def _one_over_one_plus(a: I64) -> I64:
+    """``1 / (1 + a)`` for a from 0 to 1, all in Q0.31."""
+    return _saturate(_inverse_of_half(_half_sum(a, 32), 32) << 1)
 
 
 def inverse_root(x: I64) -> tuple[I64, I64]:
     """``1 / sqrt(x)`` of integers from 1 to 2**29: a Q0.31 value and how many bits to shift it right."""
-    leading = 32 - np.ceil(np.log2(x.astype(np.float64) + 1.0)).astype(np.int64)
-    pairs = (leading - 1) // 2 - 1
+    pairs = (_leading_zeros(x) - 1) // 2 - 1
     right = 11 - pairs
     half_input = divide_by_pot((x << 2 * pairs) >> 1, 1)
     r = np.full_like(x, 1 << 28)  # 3 integer bits
@@ -105,3 +112,36 @@ def tanh(a: I64, integer_bits: int, bits: int) -> I64:
     half = _half_sum(exp_on_negative(-np.abs(a), integer_bits + 1, bits), bits)
     size = _saturate((_inverse_of_half(half, bits) - (1 << (bits - 3))) << 2, bits)
     return np.where(a == 0, 0, np.where(a < 0, -size, size))
+
+
+_LOG_2, _ROOT_4, _ROOT_2 = 1488522236, 1805811301, 1518500250
+"""Logarithm of 2, fourth root and root of 1/2, in Q0.31."""
+_ALPHA_N, _ALPHA_D, _ALPHA_I, _ALPHA_F = 117049297, 127690142, 1057819769, 638450708
+
+
+def log_of_sum(x: I64, input_bits: int, output_bits: int) -> I64:
+    """``log`` of ``FixedPoint<input_bits>`` values of at least 1, as ``FixedPoint<output_bits>``.
+
+    Of a mantissa near the fourth root of 1/2, by a rational function, and of a power of two: the better of two choices.
+    """
+    wide = output_bits + 1
+    quarter = divide_by_pot(np.full_like(x, 1 << 29), wide)
+    zeros = _leading_zeros(x)
+    mantissa = _times_pot(high_mul(_times_pot(x, zeros - 1), _ROOT_2), 1)
+    power = _saturate(_times_pot(input_bits - zeros, 31 - wide) + quarter)
+    scaled = high_mul(x, _ROOT_2)
+    headroom = _leading_zeros(scaled) - 1
+    other = _saturate(_times_pot(input_bits - headroom, 31 - wide) - quarter)
+    r, power = np.minimum(mantissa, _times_pot(x, headroom)), np.maximum(power, other)
+    p = (r + _ROOT_4 + 1) // 2  # RoundingHalfSum of positive numbers
+    q = 2 * (r - _ROOT_4)
+    square = high_mul(q, q)
+    numerator = high_mul(q, r) + high_mul(high_mul(q, square), _ALPHA_N)
+    denominator = high_mul(p, _ALPHA_I + q + high_mul(square, _ALPHA_D)) + high_mul(q, _ALPHA_F)
+    rational = high_mul(divide_by_pot(numerator, wide), _one_over_one_plus(denominator))
+    return _times_pot(high_mul(power, _LOG_2) + rational, wide - output_bits)
+
+
+def _times_pot(x: I64, exponent: I64 | int) -> I64:
+    """SaturatingRoundingMultiplyByPOT for exponents of at least 0."""
+    return _saturate(x << np.asarray(exponent, np.int64))

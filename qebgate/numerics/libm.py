@@ -34,6 +34,11 @@ def expm1f(x: F32) -> F32:
     return _apply("expm1f", np.expm1, x)
 
 
+def logf(x: F32) -> F32:
+    """``logf`` of every element."""
+    return _apply("logf", np.log, x)
+
+
 def erff(x: F32) -> F32:
     """``erff`` of every element."""
     return _apply("erff", scipy.special.erf, x)

@@ -19,7 +19,7 @@ from qebgate.ir.pair import Step
 from qebgate.numerics.rounding import F64
 from qebgate.ops.base import Context, label
 from qebgate.ops.curves import curve_bounds
-from qebgate.ops.squashing import softmax_bounds
+from qebgate.ops.squashing import BOUNDS
 from qebgate.semantics.base import Activation
 from qebgate.semantics.float_error import Computed, float_error
 from qebgate.semantics.hybrid import hybrid_error
@@ -76,7 +76,8 @@ def opaque_in_float(step: Step, ctx: Context) -> list[Layer] | None:
     assert qn is not None
     if fn is None:
         return None
-    bounds: Bounds | None = softmax_bounds(step, ctx) if qn.op == "SOFTMAX" else curve_bounds(step, ctx)
+    known = BOUNDS.get(qn.op, curve_bounds)
+    bounds: Bounds | None = known(step, ctx)
     if bounds is None:
         return None
     noise, own = ctx.noise(step), evaluation(qn, ctx.pair.quantized)

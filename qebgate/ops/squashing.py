@@ -1,4 +1,4 @@
-"""SOFTMAX: bounded by intervals, with a gap bound of its own.
+"""SOFTMAX and LOG_SOFTMAX: bounded by intervals, with gap bounds of their own.
 
 A softmax depends on differences of logits only: with the gaps known up to
 ``t``, ``p'_i`` lies between two sigmoids of the shifted log-odds of ``p_i``.
@@ -22,27 +22,25 @@ from qebgate.semantics.softmax import SoftmaxAttrs
 
 
 class SoftmaxLowering:
-    op: str = "SOFTMAX"
+    """SOFTMAX, or LOG_SOFTMAX; one instance an operator."""
+
+    def __init__(self, op: str) -> None:
+        self.op = op
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
-        fn, qn = step.float_node, step.quantized_node
-        assert fn is not None and qn is not None
-        fa, qa = fn.attrs, qn.attrs
-        assert isinstance(fa, SoftmaxAttrs) and isinstance(qa, SoftmaxAttrs)
-        ctx.same(step, fa.beta, qa.beta, "betas")
+        qn = step.quantized_node
+        assert qn is not None
+        bounds = BOUNDS[self.op](step, ctx)
         graph = ctx.pair.quantized
-        out = graph.tensors[qn.outputs[0]]
         grid = needed_grid(qn, graph)
         below, above = rounding_of(qn, graph, ctx.runtime)
-        noise, width, beta = ctx.noise(step), out.shape[-1], fa.beta
+        noise, (bottom, top) = ctx.noise(step), grid.range
         exact = exact_codes(qn, ctx)
 
         def transform(inputs: Sequence[Gap]) -> Gap:
             (x,) = inputs
             e = 0.0 if noise is None else noise([x.float])
-            h = _softmax(x.float, beta, width)
-            d = _softmax_gap(h, x.delta, beta, width)
-            q = _softmax(x.quantized, beta, width)
+            h, q, d = bounds(x)
             h = h.widened(e, e)
             codes = exact(x.codes)
             if codes is None:
@@ -50,18 +48,16 @@ class SoftmaxLowering:
                 hi = np.floor(up((q.hi + above) / grid.unit)) + grid.zero
                 codes = (np.clip(lo, grid.lo, grid.hi).astype(np.int64), np.clip(hi, grid.lo, grid.hi).astype(np.int64))
             g = grid.real(codes)
-            # a probability of 1 has no code: the clamp adds at most what the largest code lacks
-            short = max(0.0, 1.0 - grid.range[1])
-            d = d.widened(below + e + short, above + e)
+            # rounding, or what the outermost codes lack: a probability of 1, a logarithm below -16
+            d = d.widened(np.maximum(below, up(q.hi - top)) + e, np.maximum(above, up(bottom - q.lo)) + e)
             h, g, d = tighten(h, g, d)
             return Gap(h, g, d, codes)
 
         def float_transform(inputs: Sequence[Gap]) -> Gap:
             (x,) = inputs
             e = 0.0 if noise is None else noise([x.quantized])
-            h, g = _softmax(x.float, beta, width), _softmax(x.quantized, beta, width).widened(e, e)
-            h, g, d = tighten(h, g, _softmax_gap(h, x.delta, beta, width).widened(e, e))
-            return Gap(h, g, d)
+            h, g, d = bounds(x)
+            return Gap(*tighten(h, g.widened(e, e), d.widened(e, e)))
 
         return [Opaque(label(step), step.inputs, step.output, transform, float_transform)]
 
@@ -144,3 +140,64 @@ def softmax_bounds(step: Step, ctx: Context) -> Callable[[Gap], tuple[Interval, 
         return h, _softmax(x.quantized, beta, width), _softmax_gap(h, x.delta, beta, width)
 
     return bounds
+
+
+def _log_softmax(x: Interval, width: int) -> Interval:
+    """``-log(1 + sum_j exp(x_j - x_i))``: decreasing in every other entry."""
+    lo, hi = x.lo.reshape(-1, width), x.hi.reshape(-1, width)
+
+    def value(mine: F64, others: F64) -> tuple[F64, F64]:
+        t = others[:, None, :] - mine[:, :, None]
+        t[:, np.arange(width), np.arange(width)] = 0.0
+        most = t.max(axis=2)
+        total = most + np.log(np.exp(t - most[:, :, None]).sum(axis=2))
+        return -total, 2.0**-46 * (total + width) + 1e-290
+
+    low, off = value(lo, hi)
+    high, away = value(hi, lo)
+    return Interval(down(low - off).ravel(), np.minimum(0.0, up(high + away)).ravel())
+
+
+def _log_softmax_gap(p: Interval, delta: Interval, width: int) -> Interval:
+    """Bounds of the change for probabilities in their intervals.
+
+    It is ``-log(p_i + (1 - p_i) e**t)``, with ``e**t`` a mean of ``e**(d_j - d_i)`` over the others: monotone in t, and
+    extreme at an end of ``p_i``.
+    """
+    if width == 1:
+        return Interval(np.zeros_like(p.lo), np.zeros_like(p.hi))
+    dl, du = delta.lo.reshape(-1, width), delta.hi.reshape(-1, width)
+    least = down(_others(dl, np.minimum) - du).ravel()
+    most = up(_others(du, np.maximum) - dl).ravel()
+
+    def change(t: F64, q: F64) -> F64:
+        """Without cancellation: ``1 + (1 - q) (e**t - 1)``, or where that is small ``e**t + q (1 - e**t)``."""
+        grown = np.expm1(np.clip(t, -700.0, 700.0))
+        moved = (1.0 - q) * grown
+        small = np.exp(np.clip(t, -700.0, 0.0)) - q * np.minimum(grown, 0.0)
+        return -np.where(moved > -0.5, np.log1p(np.maximum(moved, -0.5)), np.log(small))
+
+    # the mean of 1 and e**t is between them
+    low = np.maximum(np.minimum(change(most, p.lo), change(most, p.hi)), -np.maximum(most, 0.0))
+    low = np.where(most > 700.0, -most, low)
+    high = np.minimum(np.maximum(change(least, p.lo), change(least, p.hi)), np.maximum(-least, 0.0))
+    high = np.where(least < -700.0, -least, high)
+    slack = 2.0**-44 * (1.0 + np.abs(least) + np.abs(most))
+    return Interval(down(low - slack), up(high + slack))
+
+
+def log_softmax_bounds(step: Step, ctx: Context) -> Callable[[Gap], tuple[Interval, Interval, Interval]]:
+    """The same as :func:`softmax_bounds`."""
+    qn = step.quantized_node
+    assert qn is not None
+    width = ctx.pair.quantized.tensors[qn.outputs[0]].shape[-1]
+
+    def bounds(x: Gap) -> tuple[Interval, Interval, Interval]:
+        p = _softmax(x.float, 1.0, width)
+        return _log_softmax(x.float, width), _log_softmax(x.quantized, width), _log_softmax_gap(p, x.delta, width)
+
+    return bounds
+
+
+BOUNDS = {"LOG_SOFTMAX": log_softmax_bounds, "SOFTMAX": softmax_bounds}
+"""In real arithmetic."""

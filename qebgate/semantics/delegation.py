@@ -36,6 +36,7 @@ _NEVER = frozenset(
         "DIV",
         "GELU",
         "HARD_SWISH",
+        "LOG_SOFTMAX",
         "MAXIMUM",
         "MINIMUM",
         "PRELU",

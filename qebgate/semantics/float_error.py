@@ -430,6 +430,14 @@ def _lstm(node: Node, graph: Graph, x: list[Computed]) -> F64:
     return lstm_error(n, x[0].magnitude, floating(n, U32, LOGISTIC_ULPS, TANH_ULPS))
 
 
+def _log_softmax(node: Node, graph: Graph, x: list[Computed]) -> F64:
+    """``(x_i - max) - log(sum)``: the sum is that of SOFTMAX, its logarithm at most ``ln n``, and two differences."""
+    n = graph.tensors[node.inputs[0]].shape[-1]
+    spread = x[0].hi.max(axis=-1, keepdims=True) - x[0].lo
+    total = gamma(n + 2 * math.log(n) + EXP_ULPS + 8, U32) + (2 * spread + EXP_ULPS * math.log(n)) * U32
+    return np.where(spread < _OVERFLOW, total + (n + 4) * TINY32, np.inf)
+
+
 def _quantize(node: Node, graph: Graph, x: list[Computed]) -> F64:
     """Of the scaled value before it is rounded to a code, in real units."""
     del node, graph
@@ -465,6 +473,7 @@ _RULES = MappingProxyType[str, Rule](
         "HARD_SWISH": _hard_swish,
         "LEAKY_RELU": _bent,
         "LOGISTIC": _logistic,
+        "LOG_SOFTMAX": _log_softmax,
         "MAXIMUM": _flush,
         "MAX_POOL_2D": _flush,
         "MEAN": _mean,

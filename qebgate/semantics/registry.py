@@ -15,6 +15,7 @@ from qebgate.semantics.extremes import Maximum, Minimum, ReduceMax, ReduceMin
 from qebgate.semantics.fixed_point import FixedPointDense, FixedPointInput
 from qebgate.semantics.fully_connected import FullyConnected
 from qebgate.semantics.inputs import InputParts
+from qebgate.semantics.log_softmax import LogSoftmax
 from qebgate.semantics.max_pool_2d import MaxPool2D
 from qebgate.semantics.mean import Mean
 from qebgate.semantics.moves import MOVES
@@ -46,6 +47,7 @@ _ALL: tuple[type[Semantics], ...] = (
     Gelu,
     HardSwish,
     LeakyRelu,
+    LogSoftmax,
     Logistic,
     MaxPool2D,
     Maximum,

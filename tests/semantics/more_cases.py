@@ -147,6 +147,16 @@ def _root(op: str) -> Callable[[Rng], Case]:
     return make
 
 
+def _log_softmax(rng: Rng, batch: int = 40) -> Case:
+    n, lead = int(pick(rng, 1, 2, 5, 10, 100, rng.integers(1, 400))), pick(rng, (1,), (1,), (1, 3), (1, 2, 2))
+    b = Builder()
+    s = float(np.float32(pick(rng, 2.0**-4, 2.0**-7, rng.uniform(0.001, 1.0), rng.uniform(1.0, 30.0))))
+    x = b.tensor((*lead, n), "int8", scale=s, zero_point=zero_of(rng))
+    y = b.tensor((*lead, n), "int8", scale=1 / 16, zero_point=127)
+    b.op("LOG_SOFTMAX", [x], [y], version=2)
+    return Case("LOG_SOFTMAX", b.build([x], [y]), codes(rng, (batch, *lead, n)))
+
+
 Make = Callable[[Rng, Builder, Shape], tuple[list[int], Shape, dict[str, Any]]]
 
 
@@ -319,6 +329,7 @@ MORE: dict[str, Callable[[Rng], Case]] = {
     "GELU": _table("GELU", lambda rng: {"approximate": bool(rng.integers(2)), "version": 2}),
     "HARD_SWISH": _table("HARD_SWISH"),
     "LEAKY_RELU": _table("LEAKY_RELU", _leaky),
+    "LOG_SOFTMAX": _log_softmax,
     "MAXIMUM": _selection("MAXIMUM"),
     "MINIMUM": _selection("MINIMUM"),
     "MIRROR_PAD": _move("MIRROR_PAD", _mirror),

@@ -440,6 +440,7 @@ OPS = MappingProxyType[str, Build](
         "Rsqrt": _rsqrt,
         "Shape": _shape,
         "Sigmoid": _elementwise("LOGISTIC"),
+        "LogSoftmax": _elementwise("LOG_SOFTMAX"),
         "Softmax": _elementwise("SOFTMAX"),
         "Squeeze": _squeeze,
         "StopGradient": _same,
