@@ -25,7 +25,7 @@ from qebgate.ir.pair import Pair
 from qebgate.ir.tensor import Array
 from qebgate.policy import PolicyFile
 from qebgate.policy.demands import StatisticalSpec
-from qebgate.policy.load import did_you_mean
+from qebgate.policy.messages import did_you_mean
 from qebgate.policy.model import (
     BallSpec,
     BoxSpec,

@@ -12,7 +12,7 @@ from qebgate.adapters.data import fit_rows
 from qebgate.errors import DataError, PolicyError, printable
 from qebgate.ir.pair import Pair
 from qebgate.ir.tensor import Array
-from qebgate.policy.load import did_you_mean
+from qebgate.policy.messages import did_you_mean
 from qebgate.policy.model import BallSpec, BoxSpec, InputSpec, PointsSpec, RegionSpec
 from qebgate.regions import Instance, JoinedCodec, Preprocess, Region, expand_several
 

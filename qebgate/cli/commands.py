@@ -16,7 +16,8 @@ from rich.console import Console
 
 from qebgate.errors import PRECEDENCE, ExitCode, PolicyError, printable
 from qebgate.policy import PolicyFile, find_policy, load_policy, parse_policy
-from qebgate.policy.load import Effort, did_you_mean
+from qebgate.policy.load import Effort
+from qebgate.policy.messages import did_you_mean
 from qebgate.result import Report
 
 FORMATS = ("rich", "json", "markdown", "github", "sarif", "junit", "html", "intoto", "codequality")

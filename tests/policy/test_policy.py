@@ -173,7 +173,7 @@ WRONG: list[tuple[str, str, str, str, str]] = [
     # parts of the language that later versions will have
     ("saved model", "models/float.tflite", "models/float.pb", "QEB216", "4:5"),
     ("scale of a file", "float: models/float.tflite", "float: {file: a.tflite}", "QEB215", "4:5"),
-    ("arrays", "    array: x", "    arrays: {a: x}", "QEB216", "14:5"),
+    ("array and arrays", "    array: x", "    array: x\n    arrays: {a: x}", "QEB215", "12:5"),
     # not YAML
     ("tab", "    radius: 0.02", "\tradius: 0.02", "QEB204", "17:1"),
     ("unclosed", "clip: [0.0, 1.0]", "clip: [0.0, 1.0", "QEB204", "21:17"),
