@@ -4,7 +4,7 @@ Works with Keras 3 on the TensorFlow backend, with tf_keras (Keras 2), and with 
 (TF-MOT); needs the ``[tensorflow]`` extra::
 
     gate = QuantizationGate(x_val[:20], limit=0.5, radius=0.01, representative=x_train[:200], every=5)
-    stop = keras.callbacks.EarlyStopping(monitor="qebgate_gap_proven", mode="min", patience=2)
+    stop = keras.callbacks.EarlyStopping(monitor="qebgate_gap_proven", mode="min", patience=10, start_from_epoch=4)
     model.fit(x_train, y_train, epochs=50, callbacks=[gate, stop])  # the gate first: others read what it logs
     gate.result.verdict, gate.result.proven, gate.result.witnessed
 """
