@@ -15,7 +15,7 @@ import numpy as np
 
 from qebgate.errors import AlignmentError
 from qebgate.ir.graph import INPUT_PART, Graph, Node
-from qebgate.ir.joined import PartAttrs, ambiguous, join, orders
+from qebgate.ir.joined import PartAttrs, ambiguous, join, orders, same_names
 from qebgate.ir.pair import Agreement, Pair, Step, Value
 from qebgate.ir.tensor import Array, Tensor
 from qebgate.numerics.rounding import F64, TINY32
@@ -75,10 +75,11 @@ def align(float_graph: Graph, quantized_graph: Graph) -> Pair:
 
 def _several(f: Graph, q: Graph) -> Pair:
     """Pair up models of several inputs: by names, else in the only order of inputs that makes them one network."""
-    joined = join(q, range(len(q.inputs)))
-    tried = [_in_order(f, joined, order) for order in orders(f, q)]
+    joined, possible = join(q, range(len(q.inputs))), orders(f, q)
+    tried = [_in_order(f, joined, order) for order in possible]
     pairs = [p for p in tried if isinstance(p, Pair)]
-    if len(pairs) > 1:
+    # of several, the one of equal names is the first
+    if len(pairs) > 1 and not (isinstance(tried[0], Pair) and same_names(f, q, possible[0])):
         raise ambiguous(f, q)
     if pairs:
         return pairs[0]

@@ -62,30 +62,42 @@ def join(graph: Graph, order: Sequence[int]) -> Graph:
 def orders(f: Graph, q: Graph) -> list[tuple[int, ...]]:
     """Which float input each of the quantized model's inputs may be: positions, in the quantized file's order.
 
-    One where the names say it; else every order in which the shapes fit.  Raises AlignmentError.
+    One where signatures (or Keras layers) name them; else every order in which the shapes fit, that of equal tensor
+    names first.  Raises AlignmentError.
     """
     shapes = [[g.tensors[i].shape for i in g.inputs] for g in (f, q)]
     if Counter(shapes[0]) != Counter(shapes[1]):
-        found = " and ".join(_inputs(g) for g in (f, q))
-        raise _error(f, q, "QEB463", "the two models have other inputs", found)
+        raise _error(f, q, "QEB463", "the two models have other inputs", f"{_inputs(f)} and {_inputs(q)}")
     names = f.input_names, q.input_names
-    if set(names[0]) == set(names[1]) and len(set(names[0])) == len(names[0]):
-        order = tuple(names[0].index(n) for n in names[1])
-        if all(shapes[0][a] == s for a, s in zip(order, shapes[1], strict=True)):
-            return [order]
-        raise _error(f, q, "QEB463", "inputs of the same name have different shapes", f"{_inputs(f)} and {_inputs(q)}")
-    found: list[tuple[int, ...]] = []
+    named = tuple(names[0].index(n) for n in names[1]) if set(names[0]) == set(names[1]) else None
+    fits = named is not None and all(shapes[0][a] == s for a, s in zip(named, shapes[1], strict=True))
+    if named is not None and _named(f) and _named(q):
+        if fits:
+            return [named]
+        found = f"{_inputs(f)} and {_inputs(q)}"
+        raise _error(f, q, "QEB463", "inputs of the same name have different shapes", found)
+    possible: list[tuple[int, ...]] = []
     left: list[tuple[int, ...]] = [()]
-    while left and len(found) <= MOST_ORDERS:
+    while left and len(possible) <= MOST_ORDERS:
         some = left.pop()
         if len(some) == len(shapes[1]):
-            found.append(some)
+            possible.append(some)
             continue
         wanted = shapes[1][len(some)]
         left += [(*some, k) for k, s in enumerate(shapes[0]) if s == wanted and k not in some]
-    if len(found) > MOST_ORDERS:
+    if len(possible) > MOST_ORDERS:
         raise ambiguous(f, q)
-    return found
+    return sorted(possible, key=lambda order: order != named)
+
+
+def same_names(f: Graph, q: Graph, order: Sequence[int]) -> bool:
+    """Whether an order maps inputs to those of the same names."""
+    return tuple(f.input_names[k] for k in order) == q.input_names
+
+
+def _named(graph: Graph) -> bool:
+    """Whether the inputs' names are meant for users, and not only a converter's names of tensors."""
+    return graph.source.format != "tflite" or {i for _, i in graph.input_signature} == set(graph.inputs)
 
 
 def ambiguous(f: Graph, q: Graph) -> AlignmentError:
