@@ -48,6 +48,59 @@ def test_the_callback_without_tensorflow() -> None:
     assert "pip install 'qebgate[tensorflow]'" in last, done.stderr
 
 
+EXTRAS = {
+    "h5py": "keras",
+    "PIL": "images",
+    "tensorflow": "tensorflow",
+    "keras": "tensorflow",
+    "tf_keras": "tensorflow",
+    "tensorflow_model_optimization": "tfmot",
+}
+EVERY_MODULE = """
+import importlib, importlib.util, pkgutil, sys
+blocked = set(sys.argv[1].split(","))
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in blocked:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *a: None if name.partition(".")[0] in blocked else find(name, *a)
+sys.meta_path.insert(0, Absent())
+import qebgate
+for m in pkgutil.walk_packages(qebgate.__path__, "qebgate.", onerror=lambda name: None):
+    if m.name.startswith(("qebgate.adapters", "qebgate.integrations", "qebgate.api")):
+        try:
+            importlib.import_module(m.name)
+            print(m.name)
+        except ImportError as e:
+            print(m.name, "|", str(e).replace(chr(10), " // "))
+"""
+
+
+@pytest.mark.parametrize(
+    "absent", ["tensorflow", "h5py,PIL,keras,tf_keras,tensorflow_model_optimization", ",".join(EXTRAS)]
+)
+def test_importing_any_adapter_says_in_one_line_which_extra_it_needs(absent: str) -> None:
+    """All adapters read their files without the packages that wrote them; only the callback needs TensorFlow itself."""
+    done = run(EVERY_MODULE, absent)
+    assert done.returncode == 0, done.stderr
+    found = dict(line.partition(" | ")[::2] for line in done.stdout.splitlines())
+    assert {"qebgate.adapters.keras.reader", "qebgate.adapters.saved_model.reader", "qebgate.api"} <= set(found)
+    refused = {name.strip(): words for name, words in found.items() if words}
+    if "tensorflow" in absent.split(","):
+        assert set(refused) == {"qebgate.integrations.keras"}, refused
+    for words in refused.values():
+        assert "pip install 'qebgate[tensorflow]'" in words and "//" not in words
+    assert refused or "tensorflow" not in absent.split(",")
+
+
+def test_images_without_pillow(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+    done = run(COMMAND, "PIL", "data", "pack", tmp_path / "a.png", "--output", tmp_path / "x.npz")
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert sum("pip install 'qebgate[images]'" in line for line in done.stderr.splitlines()) == 1, done.stderr
+
+
 def test_doctor_names_what_is_missing() -> None:
     """Packages are looked up by their metadata: nothing is imported for it."""
     from qebgate.doctor import Package
