@@ -197,7 +197,7 @@ class Replayer:
         """
         shapes, given = self.input_shapes, tuple(x.shape[1:] for x in inputs)
         if given != shapes or len({len(x) for x in inputs}) != 1:
-            found = f"{given}, expected {shapes}" if len(shapes) > 1 else f"{given[0]}, expected {shapes[0]}"
+            found = ", expected ".join(", ".join(map(str, each)) for each in (given, shapes))
             raise DataError("QEB441", "the data does not have the model's input shape", where=self._where, found=found)
         arrays = [self._typed(x, np.dtype(d["dtype"])) for x, d in zip(inputs, self._info["inputs"], strict=True)]
         count = len(arrays[0])
