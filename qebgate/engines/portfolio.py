@@ -92,8 +92,6 @@ def run(
         if hopeless and isinstance(engine, HOPELESS):
             found.append(Stopped(engine.name, "effort", "not tried: the noise floor is beyond any useful bound"))
             continue
-        if isinstance(engine, HOPELESS) and task.cell.is_point and any(_no_more(e) for e in found):
-            continue
         left = budget.seconds - (time.monotonic() - start)
         if left <= 0:
             found.append(Stopped(engine.name, "guard_time", f"{budget.seconds:g} s were used before it started"))
@@ -104,15 +102,15 @@ def run(
             found.append(_stopped(engine.name, stop))
         except MemoryError:
             found.append(Stopped(engine.name, "guard_memory", "out of memory"))
-        if answered(task.prop, found):
+        if answered(task.prop, found) or (task.cell.is_point and any(_no_more(e) for e in found)):
             break
     return found
 
 
 def _no_more(e: Evidence) -> bool:
-    """Whether nothing that starts from intervals can add to what is known of one input.
+    """Whether no other engine can add to what is known of the only input.
 
-    The quantized network was executed, and the float one is enclosed, or cannot be.
+    The quantized network was executed and replayed, and the float one is enclosed, or cannot be.
     """
     if isinstance(e, Bound):
         return e.engine == Execute.name and e.trust == "exhaustive"
