@@ -108,6 +108,17 @@ def test_workflows_pass_the_security_linter(root: Path, tmp_path: Path) -> None:
     assert done.returncode == 0 and "No findings" in done.stdout + done.stderr, done.stdout + done.stderr
 
 
+def test_workflows_pass_actionlint(root: Path) -> None:
+    """Of whoever has it: most ways to install it download a program."""
+    linter = shutil.which("actionlint")
+    if linter is None:
+        pytest.skip("actionlint is not installed")
+    files = [*(root / "templates").glob("github-*.yml"), *(root / ".github" / "workflows").glob("*.yml")]
+    assert len(files) == 4
+    done = subprocess.run([linter, *map(str, files)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_policies_are_valid(root: Path) -> None:
     policies = sorted((root / "templates" / "policies").glob("*.yaml"))
     assert len(policies) == 4
