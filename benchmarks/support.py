@@ -90,6 +90,8 @@ def page() -> list[str]:
         "- `back-substitution`: `exact` (linear before a clamp), `winner` (a selection), `lines` (a line and a rest).",
         "- `MILP`: a network of such operators alone is encoded for solvers. `certificate`: the checker knows it.",
         "",
+        "ARG_MAX may end a network: it is executed, and what comes before it is bounded (`tensor: logits`). DIV on int8 is",
+        "by constants only; SQRT and RSQRT on int8 need an input without codes below 0.",
         "Every other operator is refused by name. Arithmetic on shapes (SHAPE, STRIDED_SLICE, PACK and so on) is",
         "folded when the model is read. What an engine does not know, it leaves to the others.",
         "",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from qebgate.errors import InternalError
+from qebgate.errors import InternalError, UnsupportedError
 from qebgate.ir.graph import Graph, Node
 from qebgate.ir.tensor import Tensor
 
-FINAL = frozenset({"LOG_SOFTMAX", "LOGISTIC", "SOFTMAX"})
+FINAL = frozenset({"ARG_MAX", "LOG_SOFTMAX", "LOGISTIC", "SOFTMAX"})
 """Operators that only turn logits into something to read, where nothing comes behind them."""
 
 Head = Literal["output", "logits"]
@@ -82,6 +82,7 @@ class Pair:
         logits are the output.
         """
         if head == "output":
+            self._comparable()
             return self
         position = self.logits
         keep: list[Step] = []
@@ -109,10 +110,24 @@ class Pair:
 
     @property
     def logits(self) -> int:
-        """Position of the value before the final softmax or sigmoid; :attr:`output` where there is none."""
+        """Position of the value before the final softmax or sigmoid; :attr:`output` where there is none.
+
+        An index of the largest entry may come behind it.
+        """
+        found: int | None = None
         for s in reversed(self.steps):
             if s.op in FINAL:
-                return s.inputs[0]
-            if s.op not in ("DEQUANTIZE", "QUANTIZE", "RESHAPE"):
+                found = s.inputs[0]
+            if s.op in FINAL - {"ARG_MAX"} or s.op not in ("ARG_MAX", "DEQUANTIZE", "QUANTIZE", "RESHAPE"):
                 break
-        return self.output
+        return self.output if found is None else found
+
+    def _comparable(self) -> None:
+        """UnsupportedError where the output is an index."""
+        if self.steps and self.steps[-1].op == "ARG_MAX":
+            raise UnsupportedError(
+                "QEB429",
+                "the networks' output is the index of the largest entry: two indices have no gap",
+                where=f"{self.float.source.label} and {self.quantized.source.label}",
+                fix="compare what comes before: `tensor: logits`, with `kind: same_top1` for the same index",
+            )

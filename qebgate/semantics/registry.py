@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from qebgate.semantics.add import Add
+from qebgate.semantics.arg_max import ArgMax
 from qebgate.semantics.average_pool_2d import AveragePool2D
 from qebgate.semantics.base import Semantics
 from qebgate.semantics.conv_2d import Conv2D
@@ -77,5 +78,8 @@ _ALL: tuple[type[Semantics], ...] = (
 SEMANTICS = MappingProxyType({cls.name: cls() for cls in _ALL})
 """Operator of .tflite files -> its exact meaning."""
 
-ALL_SEMANTICS = MappingProxyType({**SEMANTICS, **{c.name: c() for c in (FixedPointDense, FixedPointInput, InputParts)}})
+IN_FILES = MappingProxyType({**SEMANTICS, **{c.name: c() for c in (ArgMax,)}})
+"""Also those that may only end a network: they are executed, and what comes before them is bounded."""
+
+ALL_SEMANTICS = MappingProxyType({**IN_FILES, **{c.name: c() for c in (FixedPointDense, FixedPointInput, InputParts)}})
 """Also what no file can name: operators of networks that are quantized on the fly, and parts of joined inputs."""

@@ -75,7 +75,6 @@ OPTIONS_TYPE = MappingProxyType(
         "TRANSPOSE_CONV": 49,
         "SQUARED_DIFFERENCE": 76,
         "LOG_SOFTMAX": 36,
-        "ARG_MAX": 40,
         "L2_NORMALIZATION": 12,
         "LOCAL_RESPONSE_NORMALIZATION": 13,
         "RESIZE_BILINEAR": 15,

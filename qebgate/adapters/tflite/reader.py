@@ -20,7 +20,7 @@ from qebgate.adapters.tflite.tensors import Buffers, located, read_tensor
 from qebgate.errors import ModelError, UnsupportedError, printable
 from qebgate.ir.graph import Graph, Node, Source
 from qebgate.ir.tensor import Tensor
-from qebgate.semantics.registry import SEMANTICS
+from qebgate.semantics.registry import IN_FILES
 from qebgate.semantics.unidirectional_sequence_lstm import CELL, STATE, UnidirectionalSequenceLstm
 
 MAX_BYTES = 512 << 20
@@ -62,9 +62,9 @@ class _Code:
         """Why operators of this code cannot be analysed."""
         if self.op == "SHAPE":  # folded, or refused where its value is used otherwise
             return None
-        if self.op not in SEMANTICS:
+        if self.op not in IN_FILES:
             return f"{self.name} is not supported"
-        newest = SEMANTICS[self.op].max_version
+        newest = IN_FILES[self.op].max_version
         if not 1 <= self.version <= newest:
             return f"{self.name} of version {self.version} is not supported (1 to {newest} are)"
         return None
@@ -175,8 +175,8 @@ def _read_operators(
             unfit.add(k)
         else:
             try:
-                if code.op in SEMANTICS:
-                    attrs = SEMANTICS[code.op].parse(_options(fb, t, code.op, k))
+                if code.op in IN_FILES:
+                    attrs = IN_FILES[code.op].parse(_options(fb, t, code.op, k))
             except UnsupportedError as e:
                 problems.append(located(e, f"operator #{k} {code.op}"))
                 unfit.add(k)
@@ -200,10 +200,10 @@ def _arranged(
     """The nodes with their inputs in the order that operators of a kind share; ``unfit`` grows by the others."""
 
     def arranged(node: Node) -> Node:
-        if node.op not in SEMANTICS or node.index in unfit:
+        if node.op not in IN_FILES or node.index in unfit:
             return node
         try:
-            return SEMANTICS[node.op].arrange(node, tensors)
+            return IN_FILES[node.op].arrange(node, tensors)
         except UnsupportedError as e:
             problems.append(located(e, f"{fb.label}: {node.origin}"))
             unfit.add(node.index)
@@ -215,9 +215,9 @@ def _arranged(
 def _check_node(fb: FlatBuffer, node: Node, graph: Graph, problems: list[ModelError]) -> None:
     try:
         _check_live(node, graph.tensors)
-        if node.op not in SEMANTICS:
+        if node.op not in IN_FILES:
             raise UnsupportedError("QEB430", f"{node.op} is supported in arithmetic on shapes only")
-        SEMANTICS[node.op].check(node, graph)
+        IN_FILES[node.op].check(node, graph)
     except ModelError as e:
         problems.append(located(e, f"{fb.label}: {node.origin}"))
 
@@ -263,7 +263,7 @@ def _check_indices(
         if not n.outputs or len(set(n.outputs)) < len(n.outputs):
             fb.damaged(f"outputs {n.outputs[:10]}", n.origin)
         needed = 1 if n.op == LSTM else 2
-        if n.op in SEMANTICS and (not n.inputs or -1 in n.inputs[:needed]):
+        if n.op in IN_FILES and (not n.inputs or -1 in n.inputs[:needed]):
             fb.damaged(f"inputs {n.inputs[:10]}", n.origin)
 
 
