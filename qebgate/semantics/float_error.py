@@ -316,9 +316,12 @@ def _add(node: Node, graph: Graph, x: list[Computed]) -> F64:
     return np.where(total < _OVERFLOW, gamma(1, U32) * total + 3 * TINY32, np.inf)
 
 
-def product_error(magnitude: F64) -> F64:
-    """Of a product whose exact value is at most so large; a subnormal operand may be read as zero."""
-    return np.where(magnitude < _OVERFLOW, gamma(1, U32) * magnitude + 3 * TINY32, np.inf)
+def product_error(magnitude: F64, more: int = 0) -> F64:
+    """Of a product whose exact value is at most so large; a subnormal operand may be read as zero.
+
+    ``more`` counts the roundings of a factor that the reference computes itself.
+    """
+    return np.where(magnitude < _OVERFLOW, gamma(1 + more, U32) * magnitude + 3 * TINY32, np.inf)
 
 
 def difference_error(magnitude: F64) -> F64:
@@ -335,10 +338,11 @@ def _squared_difference(node: Node, graph: Graph, x: list[Computed]) -> F64:
 
 
 def _mul(node: Node, graph: Graph, x: list[Computed]) -> F64:
-    del node, graph
+    del graph
     a, b = (v.magnitude for v in x)
+    more = 0 if node.folded is None else node.folded.roundings
     # an operand that is flushed moves the product by the other operand
-    return product_error(a * b) + (a + b) * TINY32
+    return product_error(a * b, more) + (a + b) * TINY32
 
 
 def _div(node: Node, graph: Graph, x: list[Computed]) -> F64:

@@ -1,7 +1,7 @@
 """Operators that only move entries: every output entry is one entry of the inputs, chosen by the graph alone.
 
 CONCATENATION, TRANSPOSE, SQUEEZE, EXPAND_DIMS, SPLIT, STRIDED_SLICE, SLICE, PACK, PADV2, GATHER,
-RESIZE_NEAREST_NEIGHBOR, SPACE_TO_DEPTH, DEPTH_TO_SPACE, MIRROR_PAD.
+RESIZE_NEAREST_NEIGHBOR, SPACE_TO_DEPTH, DEPTH_TO_SPACE, MIRROR_PAD, TILE.
 Each is one method: the index map.  Exact in every runtime, on both sides.
 """
 
@@ -438,6 +438,22 @@ def _nearest(before: int, after: int, how: ResizeAttrs) -> I64:
     return np.clip(np.floor(at).astype(np.int64), 0, before - 1)
 
 
+class Tile(Move):
+    name = "TILE"
+    max_version = 3
+
+    def place(self, node: Node, graph: Graph, numbers: Sequence[I64]) -> I64:
+        x, times = numbers[0], _constant(node, graph, 1, "how often each axis is repeated")
+        fits = len(times) == x.ndim and all(n >= 1 for n in times) and math.prod(times) * x.size <= 1 << 26
+        require(fits, "TILE by these numbers is not supported", node, graph, times[:10])
+        return np.tile(x, times)
+
+    def run_int(self, node: Node, graph: Graph, inputs: Sequence[Array | None], runtime: Runtime) -> Array:
+        known = runtime is not Runtime.REFERENCE or node.version < 3
+        require(known, "litert-reference has no kernel for TILE of version 3", node, graph)
+        return self.run_float(node, graph, inputs)
+
+
 MOVES: tuple[type[Move], ...] = (
     Concatenation,
     DepthToSpace,
@@ -452,5 +468,6 @@ MOVES: tuple[type[Move], ...] = (
     Split,
     Squeeze,
     StridedSlice,
+    Tile,
     Transpose,
 )

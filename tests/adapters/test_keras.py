@@ -279,7 +279,7 @@ def test_normalization_that_no_layer_takes_up(tmp_path: Path) -> None:
         (layer("Lambda", "evil", function="x"), "QEB478", "Lambda"),
         (layer("Multiply", "m"), "QEB479", "1 inputs"),
         (layer("Concatenate", "m"), "QEB479", "axis"),
-        (layer("Normalization", "n"), "QEB478", "DIV"),
+        (layer("Permute", "p"), "QEB478", "TRANSPOSE"),
         (layer("LSTM", "m", units=3), "QEB478", "LSTM"),
         (layer("Sequential", "m", layers=[]), "QEB477", "without layers"),
         ({**layer("Dense", "d", units=3), "registered_name": "mine>Dense"}, "QEB478", "mine>Dense"),

@@ -21,7 +21,7 @@ from qebgate.semantics.execute import run_float
 FOLDER = Path(__file__).resolve().parents[1] / "models" / "keras"
 SAVED = json.loads((FOLDER / "manifest.json").read_text())["saved"]
 ROWS = np.load(FOLDER / "rows.npz")
-BOTH = [f"{name}.{version}" for name in SAVED for version in ("keras3", "keras2")]
+BOTH = [f"{name}.{version}" for name, versions in SAVED.items() for version in versions]
 
 
 def form(graph: Graph) -> list[tuple[object, ...]]:

@@ -34,9 +34,15 @@ FILES = {
     "joins": TWO,
     "signal": TWO,
     "digits": TWO,
+    "decoder": TWO,
+    "scaled": ("keras3.keras", "keras3.h5"),
+    "nearest": ("keras2.h5",),
 }
-SAVED = ("digits", "image", "sequence")
-"""Networks that are also saved as folders, by both."""
+CONVERTED = {"nearest": "keras2"}
+"""Which version's model is converted, where it is not Keras 3: the two have operators of their own for a layer."""
+VERSIONS = ("keras3", "keras2")
+SAVED = {"digits": VERSIONS, "image": VERSIONS, "sequence": VERSIONS, "decoder": VERSIONS, "scaled": ("keras3",)}
+"""Networks that are also saved as folders, and by which version."""
 
 
 def dense(keras):
@@ -160,6 +166,37 @@ def digits(keras):
     return keras.Sequential(layers, name="digits")
 
 
+def decoder(keras):
+    """Layers that make images larger."""
+    k = keras.layers
+    i = k.Input((3, 3, 2), name="small")
+    x = k.Conv2DTranspose(3, 3, strides=2, padding="same", activation="relu", name="larger")(i)
+    x = k.Conv2DTranspose(2, (2, 3), strides=(1, 2), use_bias=False, name="largest")(x)
+    x = k.UpSampling2D((2, 1), interpolation="bilinear", name="smooth")(k.BatchNormalization(name="norm")(x))
+    x = k.Conv2DTranspose(2, 1, strides=2, padding="same", output_padding=0, name="gaps")(x)
+    x = k.Flatten(name="flat")(k.AveragePooling2D((7, 13), name="means")(x))
+    return keras.Model(i, k.Dense(3, name="out")(x), name="decoder")
+
+
+def scaled(keras):
+    """Normalization with what it was adapted to, and entries repeated."""
+    k = keras.layers
+    i = k.Input((4, 4, 2), name="raw")
+    x = k.Conv2D(3, 3, activation="relu", name="conv")(k.Normalization(name="standard")(i))
+    x = k.Conv2D(2, 2, name="after")(k.UpSampling2D((2, 3), name="repeated")(x))
+    return keras.Model(i, k.Dense(3, name="out")(k.Flatten(name="flat")(x)), name="scaled")
+
+
+def nearest(keras):
+    """Normalization with stated numbers along two axes, and the nearest entries."""
+    k = keras.layers
+    i = k.Input((3, 2, 2), name="raw")
+    mean, variance = [[0.1, -0.2], [0.3, 0.0]], [[0.5, 1.0], [2.0, 0.25]]
+    x = k.Normalization(axis=(2, 3), mean=mean, variance=variance, name="stated")(i)
+    x = k.Conv2D(2, 2, activation="relu", name="conv")(k.UpSampling2D(2, name="nearest")(x))
+    return keras.Model(i, k.Dense(3, name="out")(k.Flatten(name="flat")(x)), name="nearest")
+
+
 def train(models):
     """Train the first, and give its weights to the others; returns the rows."""
     from sklearn.datasets import load_digits
@@ -184,6 +221,9 @@ NETS = {
     "joins": joins,
     "signal": signal,
     "digits": digits,
+    "decoder": decoder,
+    "scaled": scaled,
+    "nearest": nearest,
 }
 
 
@@ -207,13 +247,17 @@ def fill(model, seed):
         values = []
         for variable in layer.weights:
             shape, name = tuple(variable.shape), variable.name.split("/")[-1].split(":")[0]
-            if name in ("gamma", "moving_variance"):
+            if name in ("gamma", "moving_variance", "variance"):
                 values.append(rng.uniform(0.5, 1.5, shape))
+            elif name == "count":
+                values.append(np.zeros(shape))
             elif len(shape) == 1:
                 values.append(rng.normal(0.0, 0.3, shape))
             else:
                 values.append(rng.normal(0.0, 1.0 / np.sqrt(np.prod(shape[:-1])), shape))
         layer.set_weights([v.astype(np.float32) for v in values])
+        if hasattr(layer, "finalize_state"):
+            layer.finalize_state()
 
 
 def convert(model, rows, *, quantize):
@@ -246,17 +290,21 @@ def main():
             rows = train(list(models.values()))
         for file in FILES[name]:
             models[file.split(".")[0]].save(OUT / f"{name}.{file}")
-        if name in SAVED:
+        saved = SAVED.get(name, ())
+        if "keras3" in saved:
             models["keras3"].export(OUT / f"{name}.keras3.saved_model", verbose=False)
+        if "keras2" in saved:
             models["keras2"].save(OUT / f"{name}.keras2.saved_model", save_format="tf")
+        if saved:
             for extra in ("keras_metadata.pb", "fingerprint.pb", "assets"):
                 for folder in OUT.glob(f"{name}.*.saved_model"):
                     remove(folder / extra)
         arrays[f"{name}_x"] = rows[:ROWS]
         for key, model in models.items():
             arrays[f"{name}_{key}"] = np.asarray(model.predict(rows[:ROWS], verbose=0))
-        (OUT / f"{name}.float.tflite").write_bytes(convert(models["keras3"], rows, quantize=False))
-        (OUT / f"{name}.int8.tflite").write_bytes(convert(models["keras3"], rows, quantize=True))
+        source = models[CONVERTED.get(name, "keras3")]
+        (OUT / f"{name}.float.tflite").write_bytes(convert(source, rows, quantize=False))
+        (OUT / f"{name}.int8.tflite").write_bytes(convert(source, rows, quantize=True))
     np.savez(OUT / "rows.npz", **arrays)
     versions = {"tensorflow": tf.__version__, "keras3": keras3.__version__, "keras2": keras2.__version__}
     manifest = {"made_by": "make_keras.py", **versions, "files": FILES, "saved": SAVED}

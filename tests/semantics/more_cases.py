@@ -302,6 +302,11 @@ def _nearest(rng: Rng, b: Builder, shape: Shape) -> tuple[list[int], Shape, dict
     return [_ints(b, size)], (1, *size, shape[3]), {**how, "version": 3}
 
 
+def _tile(rng: Rng, b: Builder, shape: Shape) -> tuple[list[int], Shape, dict[str, Any]]:
+    times = [1, *(int(v) for v in rng.integers(1, 4, 3))]
+    return [_ints(b, times)], tuple(n * k for n, k in zip(shape, times, strict=True)), {}
+
+
 def _bilinear(rng: Rng, batch: int = 4) -> Case:
     """Twice the size often; never so much larger that the portable kernels would read beyond the input."""
     shape = image_shape(rng, 9)
@@ -350,6 +355,7 @@ MORE: dict[str, Callable[[Rng], Case]] = {
     "STRIDED_SLICE": _move("STRIDED_SLICE", _strided),
     "SQUARED_DIFFERENCE": _squared_difference,
     "SUB": _sub,
+    "TILE": _move("TILE", _tile),
     "TRANSPOSE": _move("TRANSPOSE", _transpose),
     "UNIDIRECTIONAL_SEQUENCE_LSTM": lstm_case,
 }

@@ -20,7 +20,7 @@ from qebgate.semantics.base import Activation
 from qebgate.semantics.registry import SEMANTICS
 from qebgate.semantics.windows import Window
 
-LINEAR = frozenset({"FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D"})
+LINEAR = frozenset({"FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"})
 NORMALIZE, BIAS = "BATCH_NORMALIZATION", "BIAS_ADD"
 """Operators of drafts only."""
 _FUSES = {"RELU": Activation.RELU, "RELU6": Activation.RELU6}

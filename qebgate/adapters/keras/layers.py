@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any, cast
 
 import numpy as np
 
 from qebgate.adapters.keras.call import Build, Call
+from qebgate.adapters.keras.convolutions import (
+    conv_1d,
+    conv_2d,
+    conv_2d_transpose,
+    depthwise_conv_2d,
+    pad,
+    separable_conv_2d,
+    windowed,
+)
 from qebgate.adapters.keras.draft import FACTORS, NORMALIZE, Normalization
 from qebgate.adapters.keras.joins import concatenate, join
-from qebgate.adapters.npz import float32_constant
-from qebgate.ir.tensor import Array
+from qebgate.adapters.keras.scaling import normalization, rescaling, up_sampling_2d
 from qebgate.semantics.add import AddAttrs
 from qebgate.semantics.base import Activation
 from qebgate.semantics.binary import BinaryAttrs
-from qebgate.semantics.conv_2d import Conv2DAttrs
-from qebgate.semantics.depthwise_conv_2d import DepthwiseConv2DAttrs
 from qebgate.semantics.fully_connected import FullyConnectedAttrs
 from qebgate.semantics.mean import MeanAttrs
 from qebgate.semantics.mul import MulAttrs
 from qebgate.semantics.pool_2d import Pool2DAttrs
 from qebgate.semantics.tables import LeakyReluAttrs
-from qebgate.semantics.windows import Stride, Window
+from qebgate.semantics.windows import Stride
 
 KERAS_2_EPSILON = 1.001e-5
 """Keras 2 replaces a smaller epsilon of batch normalization by this one on 4-axis tensors, Keras 3 does not."""
@@ -40,86 +45,6 @@ def _dense(c: Call) -> int:
     bias_array = arrays[1] if bias else None
     y = c.emit("FULLY_CONNECTED", (x,), (c.shape(x)[0], units), attrs, weights=kernel, bias=bias_array)
     return c.reshape(c.activate(y), (*shape[:-1], units))
-
-
-def _geometry(c: Call, axes: int) -> tuple[Stride, tuple[int, int]]:
-    """Padding, steps and kernel of a convolution over one or two axes (one: the second of two)."""
-    c.s.channels_last()
-    c.s.only("groups", 1)
-    same = c.s.one_of("padding", ("valid", "same", "causal") if axes == 1 else ("valid", "same")) == "same"
-    one = (1,) * (2 - axes)
-    kernel, stride, dilation = (
-        cast("tuple[int, int]", (*one, *c.s.integers(k, axes, d)))
-        for k, d in (("kernel_size", None), ("strides", 1), ("dilation_rate", 1))
-    )
-    return Stride(same, stride, dilation), kernel
-
-
-def _windowed(c: Call, x: int, how: Stride, kernel: tuple[int, int], channels: int) -> tuple[int, ...]:
-    shape = c.shape(x)
-    return (1, *Window.of((shape[1], shape[2]), kernel, how).out, channels)
-
-
-def _conv(c: Call, x: int, how: Stride, kernel: Array, bias: Array | None) -> int:
-    """``kernel`` is HWIO, as Keras has it."""
-    shape = _windowed(c, x, how, kernel.shape[:2], kernel.shape[3])  # type: ignore[arg-type]
-    w = np.ascontiguousarray(kernel.transpose(3, 0, 1, 2))
-    return c.emit("CONV_2D", (x,), shape, Conv2DAttrs(how, Activation.NONE), weights=w, bias=bias)
-
-
-def _depthwise(c: Call, x: int, how: Stride, kernel: Array, bias: Array | None) -> int:
-    """``kernel`` is ``[H, W, C, M]``; output channel ``c M + m``."""
-    k, j, depth, multiplier = kernel.shape
-    shape = _windowed(c, x, how, (k, j), depth * multiplier)
-    w = np.ascontiguousarray(kernel.reshape(1, k, j, depth * multiplier))
-    attrs = DepthwiseConv2DAttrs(how, Activation.NONE, multiplier)
-    return c.emit("DEPTHWISE_CONV_2D", (x,), shape, attrs, weights=w, bias=bias)
-
-
-def _conv_2d(c: Call) -> int:
-    x, m, (how, kernel) = c.only(4), c.s.integer("filters"), _geometry(c, 2)
-    w, b = _kernel_and_bias(c, (*kernel, c.shape(x)[3], m), m)
-    return c.activate(_conv(c, x, how, w, b))
-
-
-def _conv_1d(c: Call) -> int:
-    x, m, (how, kernel) = c.only(3), c.s.integer("filters"), _geometry(c, 1)
-    depth = c.shape(x)[2]
-    w, b = _kernel_and_bias(c, (kernel[1], depth, m), m)
-    if c.s.get("padding") == "causal":
-        x = _pad(c, x, ((0, 0), ((kernel[1] - 1) * how.dilation[1], 0), (0, 0)))
-    x = c.reshape(x, (1, 1, *c.shape(x)[1:]))
-    y = c.activate(_conv(c, x, how, w[None], b))
-    return c.reshape(y, (1, *c.shape(y)[2:]))
-
-
-def _kernel_and_bias(c: Call, shape: tuple[int, ...], m: int, kernel: str = "kernel") -> tuple[Array, Array | None]:
-    bias = c.s.flag("use_bias", True)
-    arrays = c.variables(**{kernel: shape}, **({"bias": (m,)} if bias else {}))
-    return arrays[0], arrays[1] if bias else None
-
-
-def _depthwise_conv_2d(c: Call) -> int:
-    x, multiplier, (how, kernel) = c.only(4), c.s.integer("depth_multiplier", 1), _geometry(c, 2)
-    depth = c.shape(x)[3]
-    name = "kernel" if c.keras >= 3 else "depthwise_kernel"
-    w, b = _kernel_and_bias(c, (*kernel, depth, multiplier), depth * multiplier, name)
-    return c.activate(_depthwise(c, x, how, w, b))
-
-
-def _separable_conv_2d(c: Call) -> int:
-    x, m, multiplier, (how, kernel) = (
-        c.only(4), c.s.integer("filters"), c.s.integer("depth_multiplier", 1), _geometry(c, 2),
-    )  # fmt: skip
-    depth = c.shape(x)[3]
-    bias = c.s.flag("use_bias", True)
-    first, second, *b = c.variables(
-        depthwise_kernel=(*kernel, depth, multiplier),
-        pointwise_kernel=(1, 1, depth * multiplier, m),
-        **({"bias": (m,)} if bias else {}),
-    )
-    y = _depthwise(c, x, how, first, None)
-    return c.activate(_conv(c, y, Stride(False, (1, 1)), second, b[0] if b else None))
 
 
 def _batch_normalization(c: Call) -> int:
@@ -178,7 +103,7 @@ def _pool_2d(op: str) -> Build:
         x, kernel = c.only(4), cast("tuple[int, int]", c.s.integers("pool_size", 2))
         stride = kernel if c.s.get("strides") is None else cast("tuple[int, int]", c.s.integers("strides", 2))
         how = Stride(c.s.one_of("padding", ("valid", "same")) == "same", stride)
-        shape = _windowed(c, x, how, kernel, c.shape(x)[3])
+        shape = windowed(c, x, how, kernel, c.shape(x)[3])
         return c.emit(op, (x,), shape, Pool2DAttrs(kernel, how, Activation.NONE))
 
     return build
@@ -214,11 +139,6 @@ def _reshape(c: Call) -> int:
     return c.reshape(x, (1, *(size // known if d == -1 else d for d in dims)))
 
 
-def _pad(c: Call, x: int, amounts: Sequence[tuple[int, int]]) -> int:
-    shape = tuple(n + a + b for n, (a, b) in zip(c.shape(x), amounts, strict=True))
-    return c.emit("PAD", (x,), shape, None, constant=np.array(amounts, np.int32))
-
-
 def _zero_padding_2d(c: Call) -> int:
     c.s.channels_last()
     x, found = c.only(4), c.s.get("padding")
@@ -228,7 +148,7 @@ def _zero_padding_2d(c: Call) -> int:
     if not valid or not all(type(v) is int and 0 <= v < 1 << 16 for p in pairs for v in p):
         c.s.wrong("padding", found)
     (t, b), (left, r) = pairs
-    return _pad(c, x, ((0, 0), (t, b), (left, r), (0, 0)))
+    return pad(c, x, ((0, 0), (t, b), (left, r), (0, 0)))
 
 
 def _leaky_relu(c: Call) -> int:
@@ -275,7 +195,7 @@ def _pool_1d(op: str) -> Build:
         stride = size if c.s.get("strides") is None else (1, *c.s.integers("strides", 1))
         kernel, stride = cast("tuple[int, int]", size), cast("tuple[int, int]", stride)
         how = Stride(c.s.one_of("padding", ("valid", "same")) == "same", stride)
-        shape = _windowed(c, x, how, kernel, c.shape(x)[3])
+        shape = windowed(c, x, how, kernel, c.shape(x)[3])
         return c.emit(op, (x,), shape, Pool2DAttrs(kernel, how, Activation.NONE))
 
     return build
@@ -289,29 +209,13 @@ def _zero_padding_1d(c: Call) -> int:
     )
     if len(pair) != 2 or not all(type(v) is int and 0 <= v < 1 << 16 for v in pair):
         c.s.wrong("padding", found)
-    return _pad(c, x, ((0, 0), (pair[0], pair[1]), (0, 0)))
+    return pad(c, x, ((0, 0), (pair[0], pair[1]), (0, 0)))
 
 
 def _same(c: Call) -> int:
     """Dropout does nothing when a network only computes."""
     c.s.get("data_format")
     return c.only()
-
-
-def _rescaling(c: Call) -> int:
-    """``x scale + offset``, both rounded to float32 as Keras does."""
-    x = c.only()
-    for key, op, none in (("scale", "MUL", 1.0), ("offset", "ADD", 0.0)):
-        found = c.s.get(key, none)
-        values = np.array(found if isinstance(found, list) else [c.s.real(key, none)], np.float64)
-        if values.ndim != 1 or values.size not in (1, c.shape(x)[-1]) or not np.isfinite(values).all():
-            c.s.wrong(key, found)
-        if (values == none).all():
-            continue
-        constant = float32_constant(values.astype(np.float32), f"{c.s.where}: {c.layer.label}")
-        attrs: object = MulAttrs(Activation.NONE) if op == "MUL" else AddAttrs(Activation.NONE)
-        x = c.emit(op, (x,), c.shape(x), attrs, constant=constant)
-    return x
 
 
 LAYERS = MappingProxyType[str, Build](
@@ -322,10 +226,11 @@ LAYERS = MappingProxyType[str, Build](
         "AveragePooling2D": _pool_2d("AVERAGE_POOL_2D"),
         "BatchNormalization": _batch_normalization,
         "Concatenate": concatenate,
-        "Conv1D": _conv_1d,
-        "Conv2D": _conv_2d,
+        "Conv1D": conv_1d,
+        "Conv2D": conv_2d,
+        "Conv2DTranspose": conv_2d_transpose,
         "Dense": _dense,
-        "DepthwiseConv2D": _depthwise_conv_2d,
+        "DepthwiseConv2D": depthwise_conv_2d,
         "Dropout": _same,
         "ELU": _elu,
         "Flatten": _flatten,
@@ -339,16 +244,18 @@ LAYERS = MappingProxyType[str, Build](
         "Maximum": join("MAXIMUM", BinaryAttrs(Activation.NONE)),
         "Minimum": join("MINIMUM", BinaryAttrs(Activation.NONE)),
         "Multiply": join("MUL", MulAttrs(Activation.NONE)),
+        "Normalization": normalization,
         "PReLU": _prelu,
         "QuantizeLayer": _same,
         "ReLU": _relu,
-        "Rescaling": _rescaling,
+        "Rescaling": rescaling,
         "Reshape": _reshape,
-        "SeparableConv2D": _separable_conv_2d,
+        "SeparableConv2D": separable_conv_2d,
         "Softmax": _softmax,
         "SpatialDropout1D": _same,
         "SpatialDropout2D": _same,
         "Subtract": join("SUB", AddAttrs(Activation.NONE), many=False),
+        "UpSampling2D": up_sampling_2d,
         "ZeroPadding1D": _zero_padding_1d,
         "ZeroPadding2D": _zero_padding_2d,
     }
@@ -357,9 +264,6 @@ LAYERS = MappingProxyType[str, Build](
 
 NOT_YET = MappingProxyType(
     {
-        "Normalization": "DIV: say it in the policy's `preprocess` instead",
-        "UpSampling2D": "RESIZE_NEAREST_NEIGHBOR or RESIZE_BILINEAR",
-        "Conv2DTranspose": "TRANSPOSE_CONV",
         "Permute": "TRANSPOSE",
         "LSTM": "UNIDIRECTIONAL_SEQUENCE_LSTM",
     }

@@ -25,6 +25,7 @@ QMIN, QMAX = -128, 127
 _TOP = 127.0
 _SAME = frozenset({"RESHAPE", "PAD", "MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION"})
 """Operators whose input and output must have one scale."""
+_UNSEEN = frozenset({"TRANSPOSE_CONV", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "TILE"})
 _RESCALED = LINEAR | {"ADD", "SUB", "MUL", "MEAN"}
 """Operators whose output may have any scale."""
 _FIXED = {"SOFTMAX": (2.0**-8, -128), "LOGISTIC": (2.0**-8, -128), "TANH": (2.0**-7, 0)}
@@ -151,8 +152,8 @@ class _Quantizer:
         self.nodes.append(Node(op, inputs, (output,), attrs, len(self.nodes)))
 
     def _op(self, op: Op) -> None:
-        if op.op not in SEMANTICS:
-            raise self._refuse(op, op.op, "an operator has no integer form")
+        if op.op not in SEMANTICS or op.op in _UNSEEN:
+            raise self._refuse(op, op.op, "an operator has no integer form, or TF-MOT's was not measured")
         inputs = [self.index[i] for i in op.inputs]
         out = self._value(op.output, op)
         if op.op in _SAME:

@@ -18,6 +18,8 @@ from qebgate.numerics.rounding import F64
 RANGES = ("_min", "_max")
 """Ends of the names of TF-MOT's quantizers' variables."""
 STEP = "optimizer_step"
+COUNT = "count"
+"""Of Normalization: how much it was adapted to, which its values do not depend on."""
 
 
 class Weights(Protocol):
@@ -170,7 +172,10 @@ def _checked(
     for a, name, shape in zip(found, names, shapes, strict=True):
         if a.shape != shape:
             _wrong(where, f"{name} has shape {a.shape}, {shape} expected")
-    out = [float32_constant(a, f"{where}: {name}") for a, name in zip(found, names, strict=True)]
+    out = [
+        a if name == COUNT and a.dtype.kind in "iuf" else float32_constant(a, f"{where}: {name}")
+        for a, name in zip(found, names, strict=True)
+    ]
     for a, name in zip(out, names, strict=True):
         if not np.isfinite(a).all():
             raise ModelError("QEB417", "a constant is not finite", where=f"{where}: {name}")

@@ -3,78 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import cast
 
 import numpy as np
 
-from qebgate.adapters.keras.draft import BIAS, FACTORS, NORMALIZE, Draft, Normalization
+from qebgate.adapters.keras.draft import BIAS, FACTORS, NORMALIZE, ROUNDINGS, Normalization
 from qebgate.adapters.keras.joins import joined
 from qebgate.adapters.npz import float32_constant
-from qebgate.adapters.saved_model.nodes import Node
+from qebgate.adapters.saved_model.images import conv, depthwise, nhwc, pool, resize, tile, transposed
+from qebgate.adapters.saved_model.step import MAX_ELEMENTS, Build, Step
 from qebgate.adapters.saved_model.values import Constant, Live, Value
-from qebgate.errors import ModelError
-from qebgate.ir.tensor import Array
+from qebgate.ir.graph import Folded
 from qebgate.numerics.rounding import F64
+from qebgate.semantics.add import AddAttrs
 from qebgate.semantics.base import Activation
 from qebgate.semantics.binary import BinaryAttrs
-from qebgate.semantics.conv_2d import Conv2DAttrs
-from qebgate.semantics.depthwise_conv_2d import DepthwiseConv2DAttrs
 from qebgate.semantics.fully_connected import FullyConnectedAttrs
 from qebgate.semantics.mean import MeanAttrs
 from qebgate.semantics.moves import ConcatenationAttrs
-from qebgate.semantics.pool_2d import Pool2DAttrs
+from qebgate.semantics.mul import MulAttrs
 from qebgate.semantics.softmax import SoftmaxAttrs
 from qebgate.semantics.tables import LeakyReluAttrs
-from qebgate.semantics.windows import Stride, Window
-
-MAX_ELEMENTS = 2**27
-Pair = tuple[int, int]
-
-
-@dataclass(slots=True)
-class Step:
-    """One node with the values that it reads."""
-
-    node: Node
-    x: tuple[Value, ...]
-    draft: Draft
-
-    def live(self, k: int = 0) -> int:
-        v = self.x[k] if k < len(self.x) else None
-        return v.index if isinstance(v, Live) else self.node.refuse(f"input {k} is not a value of the network")
-
-    def known(self, k: int) -> Constant:
-        v = self.x[k] if k < len(self.x) else None
-        return v if isinstance(v, Constant) else self.node.refuse(f"input {k} is not constant")
-
-    def integers(self, k: int) -> list[int]:
-        v = self.known(k).value
-        return [int(i) for i in v.ravel()] if v.dtype.kind in "iu" else self.node.refuse(f"input {k} is no integers")
-
-    def weights(self, k: int, ndim: int) -> Array:
-        """Weights as the file has them, float32."""
-        c = self.known(k)
-        if not c.floats or not c.stored or c.value.ndim != ndim:
-            self.node.refuse(f"weights of shape {c.value.shape}, computed or of another type")
-        a = float32_constant(c.value.astype(np.float32), self.node.label)
-        if not np.isfinite(a).all():
-            raise ModelError("QEB417", "a constant is not finite", where=self.node.label)
-        return a
-
-    def shape(self, x: int) -> tuple[int, ...]:
-        return self.draft.shapes[x]
-
-    def emit(self, op: str, x: Sequence[int], shape: Sequence[int], attrs: object, **constants: Array | None) -> Live:
-        out = tuple(int(n) for n in shape)
-        if any(n <= 0 for n in out) or math.prod(out) > MAX_ELEMENTS:
-            self.node.refuse(f"a result of shape {out}")
-        return Live(self.draft.emit(op, tuple(x), out, attrs, self.node.name, **constants))
-
-
-Build = Callable[[Step], Value]
 
 
 def _same(s: Step) -> Value:
@@ -90,63 +39,6 @@ def _matmul(s: Step) -> Value:
     if len(shape) != 2 or shape[1] != w.shape[1]:
         s.node.refuse(f"an input of shape {shape} and weights of shape {w.shape}")
     return s.emit("FULLY_CONNECTED", (x,), (1, len(w)), FullyConnectedAttrs(Activation.NONE, False), weights=w)
-
-
-def _nhwc(s: Step) -> None:
-    s.node.only("data_format", "NHWC", "")
-
-
-def _image(s: Step) -> tuple[int, tuple[int, ...]]:
-    x = s.live()
-    shape = s.shape(x)
-    return (x, shape) if len(shape) == 4 else s.node.refuse(f"an input of shape {shape}")
-
-
-def _pair(s: Step, key: str, default: int = 1) -> Pair:
-    found = s.node.integers(key) or [default] * 4
-    if len(found) != 4 or found[0] != 1 or found[3] != 1 or not all(0 < v < 1 << 16 for v in found):
-        s.node.refuse(f"{key} {found[:8]}")
-    return found[1], found[2]
-
-
-def _windows(s: Step, kernel: Pair) -> tuple[Stride, Pair]:
-    _nhwc(s)
-    same = s.node.only("padding", "?", "SAME", "VALID") == "SAME"
-    how = Stride(same, _pair(s, "strides"), _pair(s, "dilations"))
-    shape = _image(s)[1]
-    return how, Window.of((shape[1], shape[2]), kernel, how).out
-
-
-def _conv(s: Step) -> Value:
-    w = s.weights(1, 4)
-    how, out = _windows(s, cast("Pair", w.shape[:2]))
-    x, shape = _image(s)
-    if w.shape[2] != shape[3]:
-        s.node.refuse(f"{shape[3]} channels, weights of shape {w.shape}")
-    kernel = np.ascontiguousarray(w.transpose(3, 0, 1, 2))
-    return s.emit("CONV_2D", (x,), (1, *out, len(kernel)), Conv2DAttrs(how, Activation.NONE), weights=kernel)
-
-
-def _depthwise(s: Step) -> Value:
-    w = s.weights(1, 4)
-    how, out = _windows(s, cast("Pair", w.shape[:2]))
-    x, shape = _image(s)
-    if w.shape[2] != shape[3]:
-        s.node.refuse(f"{shape[3]} channels, weights of shape {w.shape}")
-    channels = w.shape[2] * w.shape[3]
-    kernel = np.ascontiguousarray(w.reshape(1, *w.shape[:2], channels))
-    attrs = DepthwiseConv2DAttrs(how, Activation.NONE, w.shape[3])
-    return s.emit("DEPTHWISE_CONV_2D", (x,), (1, *out, channels), attrs, weights=kernel)
-
-
-def _pool(op: str) -> Build:
-    def build(s: Step) -> Value:
-        kernel = _pair(s, "ksize")
-        how, out = _windows(s, kernel)
-        x, shape = _image(s)
-        return s.emit(op, (x,), (1, *out, shape[3]), Pool2DAttrs(kernel, how, Activation.NONE))
-
-    return build
 
 
 def _elementwise(op: str) -> Build:
@@ -166,7 +58,7 @@ def _per_channel(s: Step, c: Constant, x: int) -> F64 | None:
 
 
 def _bias_add(s: Step) -> Value:
-    _nhwc(s)
+    nhwc(s)
     return _shift(s, s.live(), s.known(1), 1.0)
 
 
@@ -193,7 +85,7 @@ def _scale(s: Step, x: int, c: Constant) -> Value:
 
 
 def _batch_norm(s: Step) -> Value:
-    _nhwc(s)
+    nhwc(s)
     if s.node.flag("is_training", True):
         s.node.refuse("training")
     x, epsilon = s.live(), s.node.real("epsilon")
@@ -240,10 +132,6 @@ def _both(s: Step, kind: str, a: int, b: int) -> Value:
 _JOINS = {"add": "ADD", "sub": "SUB", "mul": "MUL", "max": "MAXIMUM", "min": "MINIMUM"}
 
 
-def _extreme(kind: str) -> Build:
-    return lambda s: _both(s, kind, s.live(0), s.live(1))
-
-
 def _leaky_relu(s: Step) -> Value:
     x, alpha = s.live(), s.node.real("alpha")
     if not 0.0 <= alpha <= 1e3:
@@ -272,6 +160,41 @@ def _rsqrt(s: Step) -> Value:
         s.node.refuse("the root of something that is not clearly positive")
     v = 1.0 / np.sqrt(c.value)
     return Constant(v, v, stored=False)
+
+
+def _sqrt(s: Step) -> Value:
+    c = s.known(0)
+    if not c.floats or not (c.value >= FACTORS[0]).all() or not (c.reach <= 1.01 * c.value).all():
+        s.node.refuse("the root of something that is not clearly positive")
+    v = np.sqrt(c.value)
+    return Constant(v, v, stored=False)
+
+
+def _maximum(s: Step) -> Value:
+    if all(isinstance(v, Constant) for v in s.x):
+        a, b = s.known(0), s.known(1)
+        if not a.floats or not b.floats or b.value.size != 1 or not (a.value >= 2.0 * b.value + b.reach).all():
+            s.node.refuse("constants that are not clearly apart")
+        return a
+    return _both(s, "max", s.live(0), s.live(1))
+
+
+def _divide(s: Step) -> Value:
+    """By a constant per channel, after a shift: a SUB and a MUL by the quotient, as converters have them."""
+    x, c = s.live(0), s.known(1)
+    v = _per_channel(s, c, x)
+    inside = v is not None and ((np.abs(v) >= FACTORS[0]) & (np.abs(v) <= FACTORS[1])).all()
+    if v is None or not inside or not (c.reach <= 1.01 * np.abs(c.value)).all():
+        s.node.refuse(f"a divisor of shape {c.value.shape} that is no number per channel, or 0, or beyond 2^40")
+    shape = s.shape(x)
+    wide = (1,) * (len(shape) - 1) + (shape[-1],)
+    before = next((o for o in s.draft.ops if o.output == x), None)
+    if before is not None and before.op == BIAS and before.attrs.reach is None:
+        before.op, before.constant = "SUB", (-before.attrs.beta).astype(np.float32).reshape(wide)
+        before.attrs = AddAttrs(Activation.NONE)
+    y = s.emit("MUL", (x,), shape, MulAttrs(Activation.NONE), constant=(1.0 / v).reshape(wide))
+    s.draft.ops[-1].folded = Folded(np.abs(1.0 / v), np.zeros(1), ROUNDINGS)
+    return y
 
 
 def _neg(s: Step) -> Value:
@@ -391,6 +314,11 @@ def _prod(s: Step) -> Value:
 
 
 def _concat(s: Step) -> Value:
+    known = [v.value for v in s.x[:-1] if isinstance(v, Constant)]
+    if known and len(known) == len(s.x) - 1:  # parts of a shape
+        if s.integers(len(s.x) - 1) != [0] or any(v.ndim != 1 or v.dtype.kind != "i" for v in known):
+            s.node.refuse("constants that are no parts of a shape")
+        return Constant.of(np.concatenate(known))
     parts = [s.live(k) for k in range(len(s.x) - 1)]
     (axis, *more) = s.integers(len(s.x) - 1) or [99]
     rank = len(s.shape(parts[0]))
@@ -411,12 +339,13 @@ OPS = MappingProxyType[str, Build](
     {
         "Add": _arithmetic("add"),
         "AddV2": _arithmetic("add"),
-        "AvgPool": _pool("AVERAGE_POOL_2D"),
+        "AvgPool": pool("AVERAGE_POOL_2D"),
         "BiasAdd": _bias_add,
         "Cast": _cast,
         "ConcatV2": _concat,
-        "Conv2D": _conv,
-        "DepthwiseConv2dNative": _depthwise,
+        "Conv2D": conv,
+        "Conv2DBackpropInput": transposed,
+        "DepthwiseConv2dNative": depthwise,
         "Elu": _elementwise("ELU"),
         "ExpandDims": _expand,
         "FusedBatchNormV3": _batch_norm,
@@ -424,29 +353,34 @@ OPS = MappingProxyType[str, Build](
         "LeakyRelu": _leaky_relu,
         "MatMul": _matmul,
         "Max": _reduce("REDUCE_MAX"),
-        "MaxPool": _pool("MAX_POOL_2D"),
-        "Maximum": _extreme("max"),
+        "MaxPool": pool("MAX_POOL_2D"),
+        "Maximum": _maximum,
         "Mean": _reduce("MEAN"),
-        "Minimum": _extreme("min"),
+        "Minimum": lambda s: _both(s, "min", s.live(0), s.live(1)),
         "Mul": _arithmetic("mul"),
         "Neg": _neg,
         "Pack": _pack,
         "Pad": _pad,
         "PadV2": _pad,
         "Prod": _prod,
+        "RealDiv": _divide,
         "Relu": _elementwise("RELU"),
         "Relu6": _elementwise("RELU6"),
         "Reshape": _reshape,
+        "ResizeBilinear": resize("RESIZE_BILINEAR"),
+        "ResizeNearestNeighbor": resize("RESIZE_NEAREST_NEIGHBOR"),
         "Rsqrt": _rsqrt,
         "Shape": _shape,
         "Sigmoid": _elementwise("LOGISTIC"),
         "LogSoftmax": _elementwise("LOG_SOFTMAX"),
         "Softmax": _elementwise("SOFTMAX"),
+        "Sqrt": _sqrt,
         "Squeeze": _squeeze,
         "StopGradient": _same,
         "StridedSlice": _strided_slice,
         "Sub": _arithmetic("sub"),
         "Tanh": _elementwise("TANH"),
+        "Tile": tile,
     }
 )
 """The operations that are read, each a function of its inputs alone.  All others are refused."""

@@ -15,7 +15,8 @@ from qebgate.adapters.files import read_file
 from qebgate.adapters.keras.draft import Draft
 from qebgate.adapters.saved_model.checkpoint import Checkpoint, read_checkpoint
 from qebgate.adapters.saved_model.nodes import Function, Node, index
-from qebgate.adapters.saved_model.ops import OPS, Step
+from qebgate.adapters.saved_model.ops import OPS
+from qebgate.adapters.saved_model.step import Step
 from qebgate.adapters.saved_model.values import Constant, Handle, Live, Value
 from qebgate.adapters.saved_model.wire import Message, damaged
 from qebgate.errors import ModelError, UnsupportedError, printable
@@ -318,5 +319,7 @@ class _Reader:
         damaged(self.source.label, found)
 
 
-_OUTPUTS = frozenset({"output", "y", "z", "value", "activations", "softmax", "result", "product", "sum"})
+_OUTPUTS = frozenset({"output", "y", "z", "value", "activations", "softmax", "result", "product", "sum"}) | {
+    "resized_images"
+}
 """Names that operations give to their first output."""
