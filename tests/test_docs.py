@@ -107,6 +107,19 @@ def test_links_lead_somewhere(root: Path) -> None:
     assert broken == []
 
 
+def test_tables_have_as_many_cells_in_every_row(root: Path) -> None:
+    """A bar inside of code ends a cell on forges."""
+    wrong: list[str] = []
+    for page in pages(root):
+        cells = 0
+        for line in re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL).splitlines():
+            found = len(re.split(r"(?<!\\)\|", line.strip())) if line.lstrip().startswith("|") else 0
+            if cells and found and found != cells:
+                wrong.append(f"{page.relative_to(root)}: {line[:80]}")
+            cells = found
+    assert wrong == []
+
+
 @pytest.mark.parametrize("name", ONE_SCREEN)
 def test_integrations_fit_on_one_screen(root: Path, name: str) -> None:
     page = (root / "docs" / f"{name}.md").read_text("utf-8")
@@ -124,5 +137,6 @@ def test_site_builds_strictly_and_loads_nothing_from_elsewhere(root: Path, tmp_p
     assert len(built) == len(sources) + 1  # and 404.html
     for page in built:
         text = page.read_text("utf-8")
+        assert "|---|" not in text, page
         loaded = re.findall(r"<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)=\"([^\"]*)\"", text)
         assert loaded and [u for u in loaded if re.match(r"(?:https?:)?//", u)] == [], page
