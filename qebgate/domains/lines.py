@@ -8,7 +8,7 @@ a slope was chosen, and slopes may be optimised freely.
 Only bounds from above are written out: a bound from below is the negated bound from above of the
 mirrored neuron (:meth:`Neurons.mirrored`).
 
-Relations used (method.md, section 1):
+Relations used (docs/mathematics.md, section 2):
 
 * float side ``h = clamp(z, a, b)``;
 * quantized side ``hq = u * clamp(round(zq / u))``: between the staircases

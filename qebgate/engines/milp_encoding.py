@@ -1,6 +1,6 @@
 """A pair over a region as mixed-integer rows, inside the bounds that the analysis proved.
 
-Per layer and neuron, in the letters of method.md:
+Per layer and neuron, in the letters of docs/mathematics.md:
 
 * ``z = W h + b + eps`` with ``|eps| <= E`` (float32), ``h = clamp(z)``: a binary for each side of the
   clamp that is undecided;

@@ -6,7 +6,7 @@ layer's lines, and then forms over the layer's inputs by
 
     z = f h + bf,   zq = q hq + bq,   D = zq - z = q delta + (q - f) h + (bq - bf)
 
-(method.md, section 1; QEBVerif, arXiv 2212.02781, with the back-substitution of CROWN, arXiv
+(docs/mathematics.md, section 2; QEBVerif, arXiv 2212.02781, with the back-substitution of CROWN, arXiv
 1811.00866).  Everything is computed in float64.  ``weight`` collects the sum of the absolute values
 of all terms; the result of any order of summation is off by at most ``gamma(terms) * weight``.
 """
