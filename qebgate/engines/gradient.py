@@ -31,6 +31,8 @@ class Trace:
 
 def gap_gradient(p: Program, x: F64, weights: F64) -> F64:
     """Gradient ``[B, n]`` of ``weights [B, m] . (quantized - float)`` at ``x [B, n]`` (flattened, real units)."""
+    if any(isinstance(layer, Opaque) and layer.recurrent for layer in p.layers):
+        return np.zeros_like(x)  # what such a layer hands back is not known here
     values: dict[int, Pairs] = {ROOT: (x, x)}
     trace: list[Trace] = []
     for layer in p.layers:
@@ -66,7 +68,7 @@ def _affine(layer: Affine, values: dict[int, Pairs], trace: list[Trace]) -> Pair
 
 
 def _opaque(layer: Opaque, values: dict[int, Pairs]) -> Pairs:
-    if len(layer.inputs) == 1 and not layer.recurrent:
+    if len(layer.inputs) == 1:
         return values[layer.inputs[0]]
     f, q = (
         layer.float_transform([_points(values[i][side]) for i in layer.inputs]).float.centre.reshape(

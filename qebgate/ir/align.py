@@ -31,8 +31,8 @@ WEIGHTED: Mapping[str, tuple[tuple[int, int | None, str], ...]] = MappingProxyTy
             ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FIXED_POINT_DENSE"), _ONE
         ),
         "UNIDIRECTIONAL_SEQUENCE_LSTM": (
-            *((1 + k, 12 + k, f", {gate} gate") for k, gate in enumerate(_GATES)),
-            *((5 + k, None, f", {gate} gate of the state") for k, gate in enumerate(_GATES)),
+            *((1 + k, 12 + k, f": {gate} gate") for k, gate in enumerate(_GATES)),
+            *((5 + k, None, f": {gate} gate, state") for k, gate in enumerate(_GATES)),
         ),
     }
 )
@@ -212,7 +212,7 @@ class _Aligner:
     def _agree(self, m: Node, n: Node) -> None:
         for weights, bias, what in WEIGHTED[n.op]:
             wf, wq = self.f.tensors[m.inputs[weights]], self.q.tensors[n.inputs[weights]]
-            layer = f"{n.origin} ({self.q.tensors[n.outputs[0]].label}{what})"
+            layer = f"{n.origin}{what} ({self.q.tensors[n.outputs[0]].label})"
             if wf.const is None or wq.const is None or wf.shape != wq.shape:
                 found = f"shapes {wf.shape} and {wq.shape}"
                 raise self._error("QEB467", f"{layer}: the weights do not correspond", found)

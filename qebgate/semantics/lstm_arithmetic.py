@@ -125,8 +125,8 @@ class Integers(Arithmetic):
         return cls(
             (max(-top - unit, -clip), min(top, clip)),
             lstm,
-            np.repeat([_deviation(m) for m in lstm.of_input], n.cells) * 2.0**-GATE_BITS,
-            np.repeat([_deviation(m) for m in lstm.of_state], n.cells) * 2.0**-GATE_BITS,
+            _deviation(lstm.of_input) * 2.0**-GATE_BITS,
+            _deviation(lstm.of_state) * 2.0**-GATE_BITS,
             ((lo - n.y.q.z) * n.y.q.s, (hi - n.y.q.z) * n.y.q.s),
         )
 
@@ -154,10 +154,9 @@ class Integers(Arithmetic):
         return _deviation(self.lstm.of_hidden) * self.lstm.node.y.q.s + h * _SINGLE
 
 
-def _deviation(m: Multiplier) -> float:
+def _deviation(m: Multiplier) -> F64:
     """Of gemmlowp's two roundings, in quanta."""
-    right = int(m.right[0])
-    return 0.5 + (2.0 ** -(right + 1) if right else 0.0) + 2.0**-20
+    return 0.5 + np.where(m.right > 0, 2.0 ** -(m.right + 1.0), 0.0) + 2.0**-20
 
 
 @cache

@@ -24,6 +24,7 @@ from qebgate.ir.graph import Graph, Node
 from qebgate.ir.tensor import Array, DType, Tensor, frozen
 from qebgate.numerics.fixed_point import I64, Multiplier, divide_by_pot, multiply_double_rounding
 from qebgate.numerics.gemmlowp import logistic, tanh
+from qebgate.numerics.rounding import F64
 from qebgate.runtimes.profiles import Runtime
 from qebgate.semantics.base import INT8, Options, Semantics, require
 
@@ -120,15 +121,19 @@ class LstmNode:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class IntegerLstm:
-    """What the integer kernel derives from a node's scales; ``b`` and ``rb`` [4, H] have the zero points in them."""
+    """What the integer kernel derives from a node's scales, the gates one behind the other.
+
+    ``w [4 H, C]`` and ``r [4 H, H]`` hold integers as float64, whose sums below 2**53 are exact; ``b`` and ``rb`` [4 H]
+    have the zero points in them.
+    """
 
     node: LstmNode
-    w: I64
-    r: I64
-    b: I64
-    rb: I64
-    of_input: tuple[Multiplier, ...]
-    of_state: tuple[Multiplier, ...]
+    w: F64
+    r: F64
+    b: F64
+    rb: F64
+    of_input: Multiplier
+    of_state: Multiplier
     of_hidden: Multiplier
     cell_bits: int
     """Fractional bits of the cell."""
@@ -137,36 +142,34 @@ class IntegerLstm:
     @classmethod
     def of(cls, node: Node, graph: Graph) -> IntegerLstm:
         n = LstmNode.of(node, graph)
-        w, r, b = (v.astype(np.int64) for v in (n.w, n.r, n.b))
-        scales = lambda ts, by: tuple(_multiplier(t, by) for t in ts)  # noqa: E731
+        w, r, b = (np.concatenate(v.astype(np.float64)) for v in (n.w, n.r, n.b))
         return cls(
             n,
             w,
             r,
-            b - n.x.q.z * w.sum(axis=2),
-            -n.state.q.z * r.sum(axis=2),
-            scales(n.weights, n.x),
-            scales(n.recurrent, n.state),
+            b - n.x.q.z * w.sum(axis=1),
+            -n.state.q.z * r.sum(axis=1),
+            _multipliers(n.weights, n.x, n.cells),
+            _multipliers(n.recurrent, n.state, n.cells),
             Multiplier.of(float(np.float32(2.0**-15 / n.y.q.s * 2.0**-15))),
             -round(np.log2(n.cell.q.s)),
             int(np.clip(np.float32(n.clip) / np.float32(n.cell.q.s), -32768.0, 32767.0)),
         )
 
-    def gate(self, k: int, x: I64, h: I64) -> I64:
-        """A gate's sum ``[B, H]`` of codes with :data:`GATE_BITS`, from codes ``x [B, C]`` and ``h [B, H]``."""
-        z = int16(multiply_double_rounding(x @ self.w[k].T + self.b[k], self.of_input[k]))
-        return int16(z + multiply_double_rounding(h @ self.r[k].T + self.rb[k], self.of_state[k]))
-
-    def run(self, x: I64) -> I64:
+    def run(self, x: Array) -> I64:
         """Codes ``[B, T, H]`` of codes ``[B, T, C]``."""
         n = self.node
+        first = (x.astype(np.float64) @ self.w.T + self.b).astype(np.int64)
+        first = int16(multiply_double_rounding(first, self.of_input))
         h = np.full((len(x), n.cells), n.state.q.z, np.int64)
         c, out = np.zeros_like(h), np.empty((*x.shape[:2], n.cells), np.int64)
         sigmoid, curve = sigmoid_table(), tanh_table(_INTEGER_BITS)
         of_cell = tanh_table(15 - self.cell_bits)
         lo, hi = n.y.dtype.code_range
         for t in range(x.shape[1]):
-            i, f, g, o = (self.gate(k, x[:, t], h) + _MIDDLE for k in range(4))
+            again = (h.astype(np.float64) @ self.r.T + self.rb).astype(np.int64)
+            z = int16(first[:, t] + multiply_double_rounding(again, self.of_state)) + _MIDDLE
+            i, f, g, o = np.split(z, 4, axis=1)
             kept = divide_by_pot(sigmoid[f] * c, 15)
             c = int16(kept + divide_by_pot(sigmoid[i] * curve[g], 30 - self.cell_bits))
             if self.clip > 0:
@@ -249,15 +252,10 @@ class UnidirectionalSequenceLstm(Semantics):
         fits = power == round(power) and -15 <= power <= -9
         require(fits, "the cell's scale must be a power of two, 2**-15 to 2**-9", node, graph, n.cell.q.s)
         lstm = IntegerLstm.of(node, graph)
-        sums = [
-            (lstm.w, lstm.b, lstm.of_input, "of the input"),
-            (lstm.r, lstm.rb, lstm.of_state, "of the hidden state"),
-        ]
-        for weights, bias, multipliers, what in sums:
-            reach = np.abs(bias) + 128 * np.abs(weights).sum(axis=2)
-            left = np.array([int(m.left[0]) for m in multipliers])
-            worst = float((reach.max(axis=1) * 2.0**left).max())
-            require(worst < _INT32, f"sums {what} may overflow 32 bits", node, graph, worst)
+        for weights, bias, multiplier in ((lstm.w, lstm.b, lstm.of_input), (lstm.r, lstm.rb, lstm.of_state)):
+            reach = (np.abs(bias) + 128 * np.abs(weights).sum(axis=1)) * 2.0**multiplier.left
+            worst = float(reach.max())
+            require(worst < _INT32, "a gate's sum may overflow 32 bits", node, graph, worst)
         require(int(lstm.of_hidden.left[0]) == 0, "the output's scale is too small", node, graph, n.y.q.s)
 
     def run_float(self, node: Node, graph: Graph, inputs: Sequence[Array | None]) -> Array:
@@ -282,7 +280,7 @@ class UnidirectionalSequenceLstm(Semantics):
         codes = inputs[0]
         assert codes is not None
         lstm = IntegerLstm.of(node, graph)
-        return lstm.run(lstm.node.rows(codes.astype(np.int64))).reshape(-1, *lstm.node.y.shape).astype(np.int32)
+        return lstm.run(lstm.node.rows(codes)).reshape(-1, *lstm.node.y.shape).astype(np.int32)
 
 
 def int16(x: I64) -> I64:
@@ -302,9 +300,10 @@ def tanh_table(integer_bits: int) -> I64:
     return frozen(tanh(_CODES, integer_bits, 16))
 
 
-def _multiplier(weights: Tensor, x: Tensor) -> Multiplier:
-    """Computed in float32 by the kernel; the power of two is exact."""
-    return Multiplier.of(float(np.float32(weights.q.s) * np.float32(x.q.s)) * 2.0**GATE_BITS)
+def _multipliers(weights: Sequence[Tensor], x: Tensor, cells: int) -> Multiplier:
+    """Of each entry of the gates; computed in float32 by the kernel, and the power of two is exact."""
+    each = [float(np.float32(w.q.s) * np.float32(x.q.s)) * 2.0**GATE_BITS for w in weights]
+    return Multiplier.of(np.repeat(each, cells))
 
 
 def _sigmoid(x: Array) -> Array:
