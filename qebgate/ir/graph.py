@@ -24,6 +24,7 @@ class Scheme(str, Enum):
     FLOAT32 = "float32"
     INT8 = "full int8"
     UINT8 = "full uint8 (legacy)"
+    INT4 = "int8 activations, int4 weights"
     INT16X8 = "int16 activations, int8 weights"
     DYNAMIC_RANGE = "dynamic range"
     FLOAT16 = "float16 weights"
@@ -245,7 +246,9 @@ class Graph:
             inner = {self.tensors[n.outputs[0]].dtype for n in self.nodes if n.op not in (*CONVERSIONS, INPUT_PART)}
             if DType.INT16 in inner or (not inner and DType.INT16 in live):
                 return Scheme.INT16X8
-            return Scheme.UINT8 if DType.UINT8 in inner else Scheme.INT8
+            if DType.UINT8 in inner:
+                return Scheme.UINT8
+            return Scheme.INT4 if any(t.packed for t in self.tensors) else Scheme.INT8
         if any(self.is_hybrid(n) for n in self.nodes):
             return Scheme.DYNAMIC_RANGE
         stored = {t.stored.dtype for t in self.tensors if t.stored is not None}

@@ -133,6 +133,7 @@ class Tensor:
 
     ``stored`` says how the file holds a constant that is dequantized before use.  ``variable`` is state that the
     runtime keeps between calls: every one here is the first, so it is the constant that a reset leaves.
+    ``packed``: integers of 4 bits, two to a byte in the file, which not every kernel takes.
     """
 
     name: str
@@ -142,6 +143,7 @@ class Tensor:
     const: Array | None = None
     stored: Stored | None = None
     variable: bool = False
+    packed: bool = False
 
     def __post_init__(self) -> None:
         if self.const is not None:

@@ -53,6 +53,7 @@ def rounding(node: Node, graph: Graph, runtime: Runtime) -> Rounding:
 
 def check_runtime(graph: Graph, runtime: Runtime) -> None:
     """UnsupportedError where a profile cannot be said to cover a quantized graph."""
+    _check_packed(graph, runtime)
     if runtime not in MICRO and runtime is not Runtime.ENVELOPE:
         return
     missing = sorted({n.op for n in graph.nodes} - EMULATED)
@@ -66,6 +67,20 @@ def check_runtime(graph: Graph, runtime: Runtime) -> None:
     for node in graph.nodes:
         if node.op != INPUT_PART:  # no kernel: the runtime is given each input by itself
             _check_node(node, graph, runtime)
+
+
+def _check_packed(graph: Graph, runtime: Runtime) -> None:
+    """Weights of 4 bits: XNNPACK takes them in dense layers only, and TFLM's kernels were not read."""
+    if runtime in (Runtime.REFERENCE, Runtime.BUILTIN):
+        return
+    for node in graph.nodes:
+        if any(i >= 0 and graph.tensors[i].packed for i in node.inputs):
+            raise UnsupportedError(
+                "QEB439",
+                f"{runtime.value} is not known to compute int4 weights as int8 ones",
+                where=f"{graph.source.label}: {node.origin}",
+                fix=f"check it in {Runtime.REFERENCE.value} or {Runtime.BUILTIN.value}",
+            )
 
 
 def _check_node(node: Node, graph: Graph, runtime: Runtime) -> None:

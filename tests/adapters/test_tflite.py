@@ -189,7 +189,7 @@ def test_schemes_of_constants(read, dtype, scheme):
     assert [n.op for n in graph.nodes] == ["FULLY_CONNECTED"]
 
 
-@pytest.mark.parametrize("name", ["INT4", "FLOAT64", "STRING", "BFLOAT16", "COMPLEX64", "RESOURCE"])
+@pytest.mark.parametrize("name", ["INT2", "FLOAT64", "STRING", "BFLOAT16", "COMPLEX64", "RESOURCE"])
 def test_other_types_are_named(read, name):
     b, x, y = dense_float()
     b.graph.tensors[1].type = getattr(schema.TensorType, name)

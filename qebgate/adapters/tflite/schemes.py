@@ -29,6 +29,9 @@ HYBRID = frozenset({"FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D"})
 
 ASYMMETRIC = "a constant with one scale and a zero point that is dequantized before use is not supported"
 FLOAT16 = "float16 computation is not supported"
+PACKED = (
+    "int4 constants are not supported here: only as weights of FULLY_CONNECTED, CONV_2D or DEPTHWISE_CONV_2D on int8"
+)
 OTHER = "dynamic-range quantization of {op} is not supported: integer constants with float activations"
 
 
@@ -54,7 +57,12 @@ def _dequantized(node: Node, tensors: Sequence[Tensor]) -> Tensor | None:
     values: Array
     if x.dtype is DType.FLOAT16:
         values = x.const.astype(np.float32)  # exact
-    elif x.dtype is DType.INT8 and x.quant is not None and (x.quant.per_channel or not x.quant.zero_point.any()):
+    elif (
+        x.dtype is DType.INT8
+        and not x.packed
+        and x.quant is not None
+        and (x.quant.per_channel or not x.quant.zero_point.any())
+    ):
         scale, zero = x.quant.along(x.const.ndim)
         # rounded once, in every runtime (builtin's vectors for a single scale would round a zero point apart)
         values = (x.const.astype(np.int64) - zero).astype(np.float32) * scale.astype(np.float32)
@@ -79,9 +87,21 @@ def find_schemes(nodes: Sequence[Node], tensors: Sequence[Tensor]) -> tuple[list
     return errors, {n.index for n in nodes if n.index in mixed or tainted.intersection(n.inputs)}
 
 
+def _int4_weights(node: Node, tensors: Sequence[Tensor]) -> bool:
+    """Whether packed weights are where reference and builtin kernels unpack them into int8 first: measured."""
+    if node.op not in HYBRID or len(node.inputs) < 2:
+        return False
+    x, w = tensors[node.inputs[0]], tensors[node.inputs[1]]
+    others = (i for i in node.inputs if i != node.inputs[1] and i >= 0)
+    grouped = node.op == "CONV_2D" and x.shape[-1:] != w.shape[-1:]
+    return x.dtype is DType.INT8 and not grouped and not any(tensors[i].packed for i in others)
+
+
 def _scheme(node: Node, tensors: Sequence[Tensor]) -> str | None:
     ins = [tensors[i] for i in node.inputs if i >= 0]
     outs = [tensors[o] for o in node.outputs]
+    if any(t.packed for t in ins) and not _int4_weights(node, tensors):
+        return PACKED
     if node.op == "DEQUANTIZE" and ins and ins[0].is_const:
         return ASYMMETRIC
     if any(t.dtype is DType.FLOAT16 for t in ins + outs):

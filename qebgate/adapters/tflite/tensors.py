@@ -62,11 +62,13 @@ class Buffers:
         data = table.vector(0, "u1")
         return np.zeros(0, np.uint8) if data is None else data
 
-    def constant(self, index: int, dtype: DType, shape: tuple[int, ...]) -> Array | None:
-        """The data of a tensor as an array; None where it has none."""
+    def constant(self, index: int, dtype: DType, shape: tuple[int, ...], *, packed: bool = False) -> Array | None:
+        """The data of a tensor as an array; None where it has none.  ``packed``: of 4 bits, the lower ones first."""
         raw = self.bytes_of(index)
         if raw.size == 0:
             return None
+        if packed:
+            return _unpacked(raw, shape)
         kind = dtype.numpy.newbyteorder("<")
         expected = math.prod(shape) * kind.itemsize
         if raw.size != expected:
@@ -80,6 +82,18 @@ class Buffers:
             _check_values(values, dtype)
             self._checked.add((index, dtype))
         return values
+
+
+def _unpacked(raw: Array, shape: tuple[int, ...]) -> Array:
+    size = math.prod(shape)
+    if raw.size != (size + 1) // 2:
+        raise ModelError(
+            "QEB409",
+            "a constant's data does not have the size of its tensor",
+            found=f"{raw.size} bytes, {(size + 1) // 2} for {shape} int4",
+        )
+    halves = np.stack([raw << 4, raw & 0xF0], axis=-1).view(np.int8) >> 4
+    return halves.reshape(-1)[:size].reshape(shape)
 
 
 def _check_values(values: Array, dtype: DType) -> None:
@@ -129,19 +143,20 @@ def read_tensor(table: Table, index: int, buffers: Buffers, *, empty: bool = Fal
 
 def _read(table: Table, name: str, buffers: Buffers, *, empty: bool) -> Tensor:
     code = type_name(table.integer(1, "b"))
-    if code not in _DTYPES:
+    packed = code == "INT4" and bool(buffers.bytes_of(table.integer(2, "I")).size)
+    if code not in _DTYPES and not packed:
         raise UnsupportedError("QEB414", f"tensors of type {code} are not supported", fix=_TYPE_HINTS.get(code))
-    dtype = _DTYPES[code]
+    dtype = DType.INT8 if packed else _DTYPES[code]
     for slot, what in ((6, "sparse tensors"), (9, "variant tensors")):
         if table.has(slot):
             raise UnsupportedError("QEB415", f"{what} are not supported")
     if table.integer(10, "I"):
         raise UnsupportedError("QEB415", "constants stored in another file are not supported")
     shape = (0,) if empty and table.integers(0) == (0,) else _shape(table)
-    const = buffers.constant(table.integer(2, "I"), dtype, shape)
+    const = buffers.constant(table.integer(2, "I"), dtype, shape, packed=packed)
     quant = _quantization(table, dtype, shape, is_const=const is not None)
     if not table.flag(5):
-        return Tensor(name, shape, dtype, quant, const)
+        return Tensor(name, shape, dtype, quant, const, packed=packed)
     if const is not None:
         raise UnsupportedError("QEB415", "variable tensors with a value of their own are not supported")
     # what the interpreter's reset leaves; a view of one number, however large the tensor claims to be
