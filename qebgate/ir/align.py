@@ -27,9 +27,8 @@ _GATES = ("input", "forget", "cell", "output")
 _ONE: tuple[tuple[int, int | None, str], ...] = ((1, 2, ""),)
 WEIGHTED: Mapping[str, tuple[tuple[int, int | None, str], ...]] = MappingProxyType(
     {
-        **dict.fromkeys(
-            ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FIXED_POINT_DENSE"), _ONE
-        ),
+        **dict.fromkeys(("BATCH_MATMUL", "FULLY_CONNECTED", "FIXED_POINT_DENSE"), _ONE),
+        **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"), _ONE),
         "UNIDIRECTIONAL_SEQUENCE_LSTM": (
             *((1 + k, 12 + k, f": {gate} gate") for k, gate in enumerate(_GATES)),
             *((5 + k, None, f": {gate} gate, state") for k, gate in enumerate(_GATES)),

@@ -16,7 +16,7 @@ from qebgate.ops.depthwise_conv_2d import DepthwiseConv2DLowering
 from qebgate.ops.extremes import ReduceLowering, SelectLowering
 from qebgate.ops.fixed_point import FixedPointDenseLowering, FixedPointInputLowering
 from qebgate.ops.floating import lowered
-from qebgate.ops.fully_connected import FullyConnectedLowering
+from qebgate.ops.fully_connected import BatchMatMulLowering, FullyConnectedLowering
 from qebgate.ops.max_pool_2d import MaxPool2DLowering
 from qebgate.ops.movement import (
     DequantizeLowering,
@@ -42,6 +42,7 @@ from qebgate.semantics.moves import MOVES
 _ALL: tuple[Lowering, ...] = (
     AddLowering(),
     AveragePool2DLowering(),
+    BatchMatMulLowering(),
     Conv2DLowering(),
     DepthwiseConv2DLowering(),
     DequantizeLowering(),

@@ -13,7 +13,10 @@ from qebgate.ir.graph import INPUT_PART, Graph, Node
 from qebgate.ir.pair import Pair
 from qebgate.ir.tensor import Tensor
 
-WEIGHTED = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "UNIDIRECTIONAL_SEQUENCE_LSTM")
+WEIGHTED = (
+    *("BATCH_MATMUL", "FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"),
+    "UNIDIRECTIONAL_SEQUENCE_LSTM",
+)
 
 
 COLUMNS = ("#", "operator", "input", "output", "type", "scale", "zero point", "weights")

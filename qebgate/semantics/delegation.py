@@ -51,6 +51,12 @@ _NEVER = frozenset(
 """Taken for float tensors only."""
 
 
+def _batch_matmul(node: Node, graph: Graph, y: Tensor) -> bool:
+    """Not by a matrix with a zero point."""
+    del y
+    return graph.tensors[node.inputs[1]].q.z == 0
+
+
 def _quantize(node: Node, graph: Graph, y: Tensor) -> bool:
     """From float always; between codes of one type while the ratio of scales fits the kernel's 16 bits."""
     x = graph.tensors[node.inputs[0]]
@@ -88,6 +94,7 @@ def _transpose_conv(node: Node, graph: Graph, y: Tensor) -> bool:
 
 _RULES = {
     "ADD": _add,
+    "BATCH_MATMUL": _batch_matmul,
     "LEAKY_RELU": _leaky_relu,
     "MAX_POOL_2D": _max_pool,
     "QUANTIZE": _quantize,

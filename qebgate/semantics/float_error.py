@@ -467,6 +467,7 @@ _RULES = MappingProxyType[str, Rule](
         "ABS": _flush,
         "ADD": _add,
         "AVERAGE_POOL_2D": _average_pool,
+        "BATCH_MATMUL": _fully_connected,
         "CONV_2D": _conv,
         "DEPTHWISE_CONV_2D": _depthwise,
         "DEQUANTIZE": _dequantize,

@@ -49,7 +49,9 @@ class LinearNode:
             raise UnsupportedError(
                 "QEB434", "weights or bias are computed, not constant", where=f"{graph.source.label}: {node.origin}"
             )
-        if graph.is_hybrid(node):
+        if node.op == "BATCH_MATMUL":
+            weights = _matrix(node, w)
+        elif graph.is_hybrid(node):
             weights = w.q.dequantize(weights)
         x, groups = graph.tensors[xi], 1
         if node.op == "CONV_2D" and len(x.shape) == len(w.shape) == 4:
@@ -178,3 +180,11 @@ def _ungrouped(node: Node, graph: Graph, weights: Array, groups: int) -> Array:
     g = np.arange(groups)
     out[g, :, :, :, g, :] = weights.reshape(groups, m // groups, k, j, depth)
     return out.reshape(m, k, j, groups * depth)
+
+
+def _matrix(node: Node, w: Tensor) -> Array:
+    """The only matrix of a BATCH_MATMUL in the layout of dense weights, ``[m, n]``; codes less their zero point."""
+    assert w.const is not None
+    matrix = w.const.reshape(w.shape[-2:]) if len(w.shape) >= 2 and w.size == w.shape[-1] * w.shape[-2] else w.const
+    matrix = matrix if node.attrs.second else matrix.T  # type: ignore[attr-defined]
+    return matrix.astype(np.int64) - w.q.z if w.dtype.is_code else matrix

@@ -8,6 +8,7 @@ from qebgate.semantics.add import Add
 from qebgate.semantics.arg_max import ArgMax
 from qebgate.semantics.average_pool_2d import AveragePool2D
 from qebgate.semantics.base import Semantics
+from qebgate.semantics.batch_matmul import BatchMatMul
 from qebgate.semantics.conv_2d import Conv2D
 from qebgate.semantics.depthwise_conv_2d import DepthwiseConv2D
 from qebgate.semantics.dequantize import Dequantize
@@ -39,6 +40,7 @@ _ALL: tuple[type[Semantics], ...] = (
     Abs,
     Add,
     AveragePool2D,
+    BatchMatMul,
     Conv2D,
     DepthwiseConv2D,
     Dequantize,

@@ -70,6 +70,23 @@ def _div(rng: Rng, batch: int = 10) -> Case:
     return Case("DIV", b.build([x], [y]), codes(rng, (batch, *shape)))
 
 
+def _batch_matmul(rng: Rng, batch: int = 8) -> Case:
+    """By one matrix, transposed or not, with a zero point or without, of as many axes as the input or not."""
+    n, m, k = int(rng.integers(3, 60)), int(rng.integers(1, 40)), int(rng.integers(1, 9))
+    lead = pick(rng, (1, k), (1, k), (1, 2, k), (1, 1, 3, k), (1,))
+    turned, rank = bool(rng.integers(2)), int(pick(rng, 2, 2, len(lead) + 1, 3))
+    b, s1, s2 = Builder(), scale_of(rng), scale_of(rng)
+    w = codes(rng, (m, n) if turned else (n, m))
+    so = out_scale(rng, float(np.sqrt((w.astype(float) ** 2).sum() / m) * 75 + 1) * s1 * s2, s1 * s2)
+    so = float(np.float32(max(so, s1 * s2 / 128)))
+    x = b.tensor((*lead, n), "int8", scale=s1, zero_point=zero_of(rng))
+    shape = (*(1,) * (rank - 2), *w.shape)
+    c = b.tensor(shape, "int8", data=w, scale=s2, zero_point=int(pick(rng, 0, 0, zero_of(rng))))
+    y = b.tensor((*(1,) * (rank - len(lead) - 1), *lead, m), "int8", scale=so, zero_point=zero_of(rng))
+    b.op("BATCH_MATMUL", [x, c], [y], version=4, adj_y=turned)
+    return Case("BATCH_MATMUL", b.build([x], [y]), codes(rng, (batch, *lead, n)))
+
+
 def _squared_difference(rng: Rng, batch: int = 10) -> Case:
     shape, b, s1 = image_shape(rng, 12), Builder(), scale_of(rng)
     s2 = float(np.float32(s1 * pick(rng, 1.0, 0.5, 2.0**-6, *rng.uniform(0.05, 20.0, 2))))
@@ -325,6 +342,7 @@ def _leaky(rng: Rng) -> dict[str, Any]:
 
 MORE: dict[str, Callable[[Rng], Case]] = {
     "ABS": _table("ABS", lambda _: {"version": 2}),
+    "BATCH_MATMUL": _batch_matmul,
     "CONCATENATION": _move("CONCATENATION", _concatenation, first=False),
     "DEPTH_TO_SPACE": _move("DEPTH_TO_SPACE", _blocks("DEPTH_TO_SPACE")),
     "DIV": _div,
