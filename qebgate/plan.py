@@ -428,7 +428,7 @@ class _Planner:
         y, n = self._array(path, region.labels), len(self._array(path, _array_of(region)))
         if y.size != n or not np.issubdtype(y.dtype, np.integer):
             raise DataError(
-                "QEB493",
+                "QEB496",
                 "`labels` needs one whole number for each row of the data",
                 where=f"{printable(path)}: array {printable(region.labels)}",
                 found=f"shape {y.shape}, dtype {y.dtype}; {n} rows",

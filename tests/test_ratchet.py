@@ -296,4 +296,4 @@ def test_labels_must_fit(gate: Callable[..., CheckResult], tmp_path: Path, capsy
         np.savez(tmp_path / "x.npz", x=np.load(tmp_path / "x.npy"), y=y)
         (tmp_path / "qebgate.yaml").write_text(STRICT.replace("data: x.npy", "data: x.npz, array: x, labels: y"))
         assert run(["check"]) == 4
-        assert "QEB493" in capsys.readouterr().out
+        assert "QEB496" in capsys.readouterr().out

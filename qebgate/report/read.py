@@ -41,16 +41,16 @@ def read_result(path: Path) -> Report:
     where = printable(path)
     try:
         if not path.is_file() or path.stat().st_size > MAX_BYTES:
-            raise DataError("QEB494", "no result file", where, "a folder, nothing, or too large", "check the path")
+            raise DataError("QEB497", "no result file", where, "a folder, nothing, or too large", "check the path")
         data = path.read_bytes()
     except OSError as e:
-        raise DataError("QEB494", "a result file cannot be read", where, e.strerror, "check the path") from None
+        raise DataError("QEB497", "a result file cannot be read", where, e.strerror, "check the path") from None
     try:
         return from_json(json.loads(data, parse_constant=_refuse))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError) as e:
         found = f"{type(e).__name__}: {printable(e, 200)}"
         fix = "give a file that `qebgate check --format json=PATH` of this version wrote"
-        raise DataError("QEB494", "the result file is damaged, or of another version", where, found, fix) from None
+        raise DataError("QEB497", "the result file is damaged, or of another version", where, found, fix) from None
 
 
 def _refuse(name: str) -> float:

@@ -17,6 +17,11 @@ def documented(root: Path) -> set[int]:
     return out
 
 
+def test_no_code_is_in_two_rows(root: Path) -> None:
+    rows = re.findall(r"^\| (QEB\d{3}) \|", (root / "docs" / "errors.md").read_text(), flags=re.MULTILINE)
+    assert sorted(rows) == sorted(set(rows)) and rows
+
+
 def test_every_code_is_documented(root: Path) -> None:
     files = [*(root / "qebgate").rglob("*.py"), *(root / "integrations").glob("*.py")]
     used = {int(n) for p in files for n in re.findall(r"QEB(\d{3})", p.read_text())} - {999}

@@ -90,7 +90,7 @@ def test_any_change_is_read_or_refused(written: str, tmp_path_factory: pytest.Te
     try:
         read_result(path)
     except QebgateError as e:
-        assert e.code == "QEB494"
+        assert e.code == "QEB497"
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"schema": 2}', b"NaN", b"[" * 100_000, b"\xff"])
@@ -99,4 +99,4 @@ def test_files_that_are_no_results(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(DataError) as e:
         read_result(path)
-    assert e.value.code == "QEB494" and str(path) in (e.value.where or "")
+    assert e.value.code == "QEB497" and str(path) in (e.value.where or "")
