@@ -13,9 +13,11 @@ from qebgate.adapters import load_model
 from qebgate.engines import portfolio
 from qebgate.engines.concrete import Inputs, Session, quantized_outputs
 from qebgate.engines.dra.analysis import Settings
+from qebgate.engines.dra.engine import Dra
 from qebgate.engines.enumerate import Enumerate, all_codes
 from qebgate.engines.milp import Milp
 from qebgate.engines.segment import Segment
+from qebgate.errors import UnsupportedError
 from qebgate.evidence import Bound, Stopped, Witness
 from qebgate.ir.align import align
 from qebgate.ir.pair import Pair
@@ -29,7 +31,9 @@ from tests.engines.test_real_inputs import _near
 from tests.engines.tiny import outside
 from tests.laws.contain import Seen, samples
 from tests.laws.contain import check as contained
-from tests.semantics.cases import Rng
+from tests.laws.pairs import float_twin, load
+from tests.semantics.cases import Rng, codes, pick
+from tests.semantics.networks import _Net
 
 MODELS = Path(__file__).resolve().parents[1] / "models" / "several"
 NAMES = ("sensors.int8", "sensors.float_io", "image.int8", "image.float_io")
@@ -48,6 +52,43 @@ def several(name: str, suffix: str = "float.tflite") -> Pair:
     return align(load_model(MODELS / f"{name.partition('.')[0]}.{suffix}"), load_model(MODELS / f"{name}.tflite"))
 
 
+def random_pair(rng: Rng) -> Pair:
+    """An image and a vector of codes of some kinds, or both of floats, that meet in an ADD."""
+    net, floats = _Net(rng), rng.random() < 0.4
+    ends: list[tuple[int, float]] = []
+    sources: list[int] = []
+    m = int(rng.integers(1, 5))
+    for shape in (
+        (1, int(rng.integers(2, 5)), int(rng.integers(2, 5)), int(rng.integers(1, 3))),
+        (1, int(rng.integers(1, 5))),
+    ):
+        scale, zero = float(rng.uniform(0.002, 0.08)), int(pick(rng, -128, 0, 3, 127))
+        kind = "float32" if floats else pick(rng, "int8", "uint8")
+        if kind == "int8":
+            sources.append(net.tensor(shape, scale, zero))
+        else:
+            about = {"scale": scale, "zero_point": zero + 128} if kind == "uint8" else {}
+            sources.append(net.b.tensor(shape, kind, **about))
+            net.b.op("QUANTIZE", [sources[-1]], [net.tensor(shape, scale, zero)], version=2)
+        if len(shape) == 4:
+            net.conv(int(rng.integers(1, 4)), 3, 1, same=True)
+            net.flatten()
+        if len(net.shape) == 4:
+            target = net.b.tensor((2,), "int32", data=[1, net.shape[3]])
+            x = net.at
+            net.b.op("RESHAPE", [x, target], [net.tensor((1, net.shape[3]), net.scale, net.zero)])
+        net.linear("FULLY_CONNECTED", np.maximum(codes(rng, (m, net.shape[1])), -127), 0, (1, m))
+        ends.append((net.at, net.scale))
+    net.tensor((1, m), 1.3 * max(s for _, s in ends), int(rng.integers(-128, 128)))
+    net.b.op("ADD", [t for t, _ in ends], [net.at], version=2)
+    net.linear("FULLY_CONNECTED", np.maximum(codes(rng, (2, m)), -127), 0, (1, 2))
+    content = net.b.build(sources[:: int(pick(rng, 1, -1))], [net.at])
+    try:
+        return load(float_twin(content, rng), content).pair
+    except UnsupportedError:  # an ADD whose sum could overflow the kernels' 16 bits
+        return random_pair(rng)
+
+
 def codec_of(pair: Pair, mode: str = "nearest") -> JoinedCodec:
     codec = InputCodec.of(pair.quantized, mode)  # type: ignore[arg-type]
     assert isinstance(codec, JoinedCodec)
@@ -57,12 +98,12 @@ def codec_of(pair: Pair, mode: str = "nearest") -> JoinedCodec:
 def grid_cell(pair: Pair, rng: Rng, radius: int, free: int) -> Cell:
     """Some free entries, of both inputs where there are two."""
     codec, n = codec_of(pair), pair.quantized.input.size
-    centre = rng.integers(-120, 120, (1, n))
+    centre = rng.integers(codec.least + 8, codec.most - 7)[None]
     parts = [p.start + rng.permutation(p.size) for p in codec.parts]
     order = [int(p[k]) for k in range(max(p.size for p in codec.parts)) for p in parts if k < p.size]
     r = np.zeros((1, n), np.int64)
     r[0, order[:free]] = radius
-    lo, hi = (np.clip(c, -128, 127).astype(np.int32) for c in (centre - r, centre + r))
+    lo, hi = (np.clip(c, codec.least, codec.most).astype(np.int32) for c in (centre - r, centre + r))
     ends = [codec.grid(c).astype(np.float64) for c in (lo, hi)]
     return Cell(ends[0], ends[1], (lo, hi), 0, codec.grid(centre).astype(np.float64))
 
@@ -70,7 +111,7 @@ def grid_cell(pair: Pair, rng: Rng, radius: int, free: int) -> Cell:
 def real_cell(pair: Pair, rng: Rng, quanta: float) -> Cell:
     codec, n = codec_of(pair), pair.quantized.input.size
     scale, zero = np.asarray(codec.scale), np.asarray(codec.zero_point)
-    middle = (rng.uniform(-132, 132, (1, n)) - zero) * scale
+    middle = (rng.uniform(codec.least - 4.0, codec.most + 5.0)[None] - zero) * scale
     r = quanta * scale * rng.uniform(0.2, 1.0, (1, n))
     lo, hi = ((middle + d).astype(np.float32).astype(np.float64) for d in (-r, r))
     return Cell(lo, hi, None, 0, middle)
@@ -114,6 +155,29 @@ def test_every_value_is_contained(name: str) -> None:
     assert seen.values > 10_000 and not seen.violations, seen.violations[:5]
 
 
+@pytest.mark.parametrize("seed", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in range(1, 12))])
+def test_random_pairs(seed: int, session: Session) -> None:
+    """int8 and uint8 inputs of any scales, or floats; every value and the final bounds, and points of real inputs."""
+    rng, seen, points = np.random.default_rng(seed), Seen(), 0
+    for k in range(8):
+        pair = random_pair(rng)
+        mode = pick(rng, "nearest", "truncate")
+        for cell in (
+            grid_cell(pair, rng, int(pick(rng, 1, 9, 255)), 60),
+            real_cell(pair, rng, float(pick(rng, 0.3, 5, 90))),
+        ):
+            task = replace(task_of(pair, cell, DEPLOYED[k % 3], ("float32", "real")[k % 2]), codec=codec_of(pair, mode))
+            contained(task, samples(task, rng, 100), Settings(), seen)
+            at = Cell(cell.lower, cell.lower, None, 0, cell.lower)
+            (bound,) = Dra().run(replace(task, cell=at), [], BUDGET, session)
+            assert isinstance(bound, Bound)
+            x = cell.lower[None].astype(np.float32)
+            gap = truth(task, Inputs.of_reals(task, x))
+            assert outside(bound.lower, bound.upper, gap, 2.0**-40 if k % 2 else 0.0) == 0
+            points += 1
+    assert points == 16 and seen.values > 10_000 and not seen.violations, seen.violations[:5]
+
+
 @pytest.mark.parametrize("name", USUAL)
 def test_every_engine_on_the_grid(name: str, session: Session) -> None:
     """Small regions of both inputs, executed as a whole: every bound holds, every witness is one of the region."""
@@ -121,8 +185,8 @@ def test_every_engine_on_the_grid(name: str, session: Session) -> None:
     for k, (radius, free) in enumerate(((0, 0), (2, 4), (9, 3), (40, 2))):
         runtime, floats = DEPLOYED[k % 3], ("float32", "real")[k % 2]
         task = task_of(pair, grid_cell(pair, rng, radius, free), runtime, floats)  # type: ignore[arg-type]
-        codes = np.concatenate(list(all_codes(task.cell, 4096)))
-        gap = truth(task, Inputs.of_codes(task, codes))
+        all_of = np.concatenate(list(all_codes(task.cell, 4096)))
+        gap = truth(task, Inputs.of_codes(task, all_of))
         task = replace(task, prop=replace(task.prop, limit=float(np.abs(gap).max()) * 1.05))
         for engine in portfolio.ORDER:
             # the others do not leave it to enumeration
@@ -181,8 +245,8 @@ def test_the_chain_answers_on_both_sides_of_the_truth(name: str, session: Sessio
     pair, rng = several(name), np.random.default_rng(11)
     for runtime in (Runtime.XNNPACK, Runtime.ENVELOPE):
         task = task_of(pair, grid_cell(pair, rng, 3, 4), runtime)
-        codes = np.concatenate(list(all_codes(task.cell, 4096)))
-        each = [truth(replace(task, runtime=r), Inputs.of_codes(task, codes)) for r in runtime.members]
+        all_of = np.concatenate(list(all_codes(task.cell, 4096)))
+        each = [truth(replace(task, runtime=r), Inputs.of_codes(task, all_of)) for r in runtime.members]
         gap = np.abs(np.concatenate(each))
         for factor, expected in ((1.01, "pass"), (0.99, "fail")):
             ask = replace(task, prop=replace(task.prop, limit=factor * float(gap.max())))
