@@ -20,7 +20,15 @@ from tests.laws.pairs import codec_of, grid_cell, task_of
 from tests.support.keras_files import archive, layer, sequential, start, weights, write
 
 FOLDER = Path(__file__).resolve().parents[1] / "models" / "keras"
-FILES = ("decoder.keras3.keras", "decoder.keras2.h5", "scaled.keras3.keras", "scaled.keras3.h5", "nearest.keras2.h5")
+FILES = (
+    "decoder.keras3.keras",
+    "decoder.keras2.h5",
+    "scaled.keras3.keras",
+    "scaled.keras3.h5",
+    "nearest.keras2.h5",
+    "groups.keras3.keras",
+    "groups.keras2.h5",
+)
 
 
 def net(tmp_path: Path, shape: tuple[int, ...], entry: dict[str, Any], **groups: list[np.ndarray]) -> Path:
@@ -36,7 +44,7 @@ def test_the_converters_file_is_the_same_network(file: str) -> None:
     assert pair.agreements and all(a.worst < 0.51 for a in pair.agreements)
 
 
-@pytest.mark.parametrize("name", ["decoder", "scaled", "nearest"])
+@pytest.mark.parametrize("name", ["decoder", "scaled", "nearest", "groups"])
 def test_bounds_of_converted_files(name: str) -> None:
     model = (FOLDER / f"{name}.float.tflite").read_bytes()
     file = next(f for f in FILES if f.startswith(name))
@@ -88,6 +96,7 @@ def test_roundoff_of_normalization(tmp_path: Path) -> None:
         (layer("Normalization", "n", axis=-1, mean=[0.0], variance=[0.0]), "nearly 0"),
         (layer("Normalization", "n", axis=-1, mean=["a"], variance=[1.0]), "mean"),
         (layer("Normalization", "n", axis=-1, mean=[0.0] * 3, variance=[1.0]), "mean"),
+        (layer("Conv2D", "c", filters=3, kernel_size=[1, 1], padding="valid", groups=2), "groups"),
         (layer("UpSampling2D", "u", size=[2, 2], interpolation="bicubic"), "interpolation"),
         (layer("UpSampling2D", "u", size=[2, 2], data_format="channels_first"), "data_format"),
         (

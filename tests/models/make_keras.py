@@ -37,6 +37,7 @@ FILES = {
     "decoder": TWO,
     "scaled": ("keras3.keras", "keras3.h5"),
     "nearest": ("keras2.h5",),
+    "groups": TWO,
 }
 CONVERTED = {"nearest": "keras2"}
 """Which version's model is converted, where it is not Keras 3: the two have operators of their own for a layer."""
@@ -197,6 +198,15 @@ def nearest(keras):
     return keras.Model(i, k.Dense(3, name="out")(k.Flatten(name="flat")(x)), name="nearest")
 
 
+def groups(keras):
+    """Convolutions in groups of channels."""
+    k = keras.layers
+    i = k.Input((4, 4, 4), name="grouped")
+    x = k.Conv2D(6, 3, groups=2, activation="relu", name="two")(i)
+    x = k.BatchNormalization(name="norm")(k.Conv2D(3, 1, groups=3, use_bias=False, name="three")(x))
+    return keras.Model(i, k.Dense(2, name="out")(k.Flatten(name="flat")(x)), name="groups")
+
+
 def train(models):
     """Train the first, and give its weights to the others; returns the rows."""
     from sklearn.datasets import load_digits
@@ -224,6 +234,7 @@ NETS = {
     "decoder": decoder,
     "scaled": scaled,
     "nearest": nearest,
+    "groups": groups,
 }
 
 

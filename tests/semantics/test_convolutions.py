@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from qebgate.engines.dra.analysis import Settings
-from qebgate.errors import ModelError
-from qebgate.runtimes.profiles import DEPLOYED
+from qebgate.errors import InternalError, ModelError
+from qebgate.runtimes.profiles import DEPLOYED, Runtime
+from qebgate.semantics.conv_2d import Conv2D
 from qebgate.semantics.execute import run_int
 from qebgate.semantics.float_error import float_error
+from qebgate.semantics.linear import LinearNode
 from qebgate.semantics.registry import SEMANTICS
 from tests.laws.contain import Seen, check, samples
 from tests.laws.pairs import codec_of, float_twin, grid_cell, real_cell, task_of
@@ -61,6 +65,36 @@ def test_bounds_of_groups() -> None:
             check(task, samples(task, rng, 40), Settings(), seen, twins.float)
     assert not seen.violations, seen.violations[:5]
     assert seen.values > 10_000
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_bounds_that_round_groups_as_ruy_does_are_caught(wrong: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Points, where codes are decided; execution stays as it is."""
+    kernel, run_int = LinearNode.kernel, Conv2D.run_int
+
+    def executed(self, *args):
+        with pytest.MonkeyPatch.context() as m:
+            m.setattr(LinearNode, "kernel", kernel)
+            return run_int(self, *args)
+
+    if wrong:
+        monkeypatch.setattr(Conv2D, "run_int", executed)
+        monkeypatch.setattr(LinearNode, "kernel", lambda self, runtime: runtime)
+    caught = 0
+    for seed in range(12):
+        rng, model = np.random.default_rng(seed), small(seed).model
+        twins = load_pair(float_twin(model, rng), model)
+        codec = codec_of(twins.pair, rng)
+        cell = grid_cell(twins.pair, codec, rng)
+        assert cell.codes is not None
+        point = replace(cell, upper=cell.lower, codes=(cell.codes[0], cell.codes[0]))
+        task, seen = task_of(twins.pair, point, codec, Runtime.BUILTIN, "real"), Seen()
+        try:
+            check(task, samples(task, rng, 4), Settings(), seen)
+        except InternalError:
+            caught += 1
+        caught += bool(seen.violations)
+    assert (caught > 0) == wrong
 
 
 def test_float32_error_of_groups() -> None:

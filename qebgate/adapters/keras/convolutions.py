@@ -19,7 +19,6 @@ from qebgate.semantics.windows import Stride, Window
 def _geometry(c: Call, axes: int) -> tuple[Stride, tuple[int, int]]:
     """Padding, steps and kernel of a convolution over one or two axes (one: the second of two)."""
     c.s.channels_last()
-    c.s.only("groups", 1)
     same = c.s.one_of("padding", ("valid", "same", "causal") if axes == 1 else ("valid", "same")) == "same"
     one = (1,) * (2 - axes)
     kernel, stride, dilation = (
@@ -51,18 +50,25 @@ def _depthwise(c: Call, x: int, how: Stride, kernel: Array, bias: Array | None) 
     return c.emit("DEPTHWISE_CONV_2D", (x,), shape, attrs, weights=w, bias=bias)
 
 
+def _depth(c: Call, x: int, m: int) -> int:
+    """Input channels that each of m filters reads."""
+    channels, groups = c.shape(x)[-1], c.s.integer("groups", 1)
+    if channels % groups or m % groups:
+        c.s.wrong("groups", groups)
+    return channels // groups
+
+
 def conv_2d(c: Call) -> int:
-    """Conv2D."""
+    """Conv2D, in groups of channels too."""
     x, m, (how, kernel) = c.only(4), c.s.integer("filters"), _geometry(c, 2)
-    w, b = _kernel_and_bias(c, (*kernel, c.shape(x)[3], m), m)
+    w, b = _kernel_and_bias(c, (*kernel, _depth(c, x, m), m), m)
     return c.activate(_conv(c, x, how, w, b))
 
 
 def conv_1d(c: Call) -> int:
     """Conv1D, as a convolution over the second of two axes."""
     x, m, (how, kernel) = c.only(3), c.s.integer("filters"), _geometry(c, 1)
-    depth = c.shape(x)[2]
-    w, b = _kernel_and_bias(c, (kernel[1], depth, m), m)
+    w, b = _kernel_and_bias(c, (kernel[1], _depth(c, x, m), m), m)
     if c.s.get("padding") == "causal":
         x = pad(c, x, ((0, 0), ((kernel[1] - 1) * how.dilation[1], 0), (0, 0)))
     x = c.reshape(x, (1, 1, *c.shape(x)[1:]))
@@ -78,6 +84,7 @@ def _kernel_and_bias(c: Call, shape: tuple[int, ...], m: int, kernel: str = "ker
 
 def conv_2d_transpose(c: Call) -> int:
     """``kernel`` is ``[H, W, M, C]``; output lengths as both versions of Keras compute them."""
+    c.s.only("groups", 1)
     x, m, (how, kernel) = c.only(4), c.s.integer("filters"), _geometry(c, 2)
     if how.dilation != (1, 1):
         c.s.wrong("dilation_rate", how.dilation)
@@ -101,6 +108,7 @@ def conv_2d_transpose(c: Call) -> int:
 
 def depthwise_conv_2d(c: Call) -> int:
     """DepthwiseConv2D."""
+    c.s.only("groups", 1)
     x, multiplier, (how, kernel) = c.only(4), c.s.integer("depth_multiplier", 1), _geometry(c, 2)
     depth = c.shape(x)[3]
     name = "kernel" if c.keras >= 3 else "depthwise_kernel"
@@ -110,6 +118,7 @@ def depthwise_conv_2d(c: Call) -> int:
 
 def separable_conv_2d(c: Call) -> int:
     """SeparableConv2D: two convolutions."""
+    c.s.only("groups", 1)
     x, m, multiplier, (how, kernel) = (
         c.only(4), c.s.integer("filters"), c.s.integer("depth_multiplier", 1), _geometry(c, 2),
     )  # fmt: skip

@@ -152,7 +152,10 @@ class _Quantizer:
         self.nodes.append(Node(op, inputs, (output,), attrs, len(self.nodes)))
 
     def _op(self, op: Op) -> None:
-        if op.op not in SEMANTICS or op.op in _UNSEEN:
+        grouped = (
+            op.op == "CONV_2D" and op.weights is not None and op.weights.shape[3] != self.draft.shapes[op.inputs[0]][3]
+        )
+        if op.op not in SEMANTICS or op.op in _UNSEEN or grouped:
             raise self._refuse(op, op.op, "an operator has no integer form, or TF-MOT's was not measured")
         inputs = [self.index[i] for i in op.inputs]
         out = self._value(op.output, op)

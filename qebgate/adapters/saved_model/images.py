@@ -50,7 +50,8 @@ def conv(s: Step) -> Value:
     w = s.weights(1, 4)
     how, out = _windows(s, cast("Pair", w.shape[:2]))
     x, shape = _image(s)
-    if w.shape[2] != shape[3]:
+    groups, rest = divmod(shape[3], max(1, w.shape[2]))
+    if groups < 1 or rest or w.shape[3] % groups:
         s.node.refuse(f"{shape[3]} channels, weights of shape {w.shape}")
     kernel = np.ascontiguousarray(w.transpose(3, 0, 1, 2))
     return s.emit("CONV_2D", (x,), (1, *out, len(kernel)), Conv2DAttrs(how, Activation.NONE), weights=kernel)
