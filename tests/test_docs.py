@@ -82,6 +82,21 @@ def test_result_file_page_names_every_key(root: Path) -> None:
     assert [k for k in keys(RESULT_SCHEMA) if f"`{k}`" not in page] == []
 
 
+def test_readme_names_every_verb(root: Path, reference: ModuleType) -> None:
+    from qebgate.cli.app import app
+
+    table = (root / "README.md").read_text("utf-8").partition("## Commands")[2].partition("\n## ")[0]
+    verbs = [words.split()[-1] for words, _ in reference.verbs("qebgate", app)]
+    assert len(verbs) >= 15 and [v for v in verbs if not re.search(rf"\b{v}\b", table)] == []
+
+
+def test_every_page_is_in_the_navigation(root: Path) -> None:
+    """If this fails: add the page to mkdocs.yml."""
+    nav = (root / "mkdocs.yml").read_text("utf-8").partition("\nnav:")[2]
+    names = [str(p.relative_to(root / "docs")) for p in (root / "docs").rglob("*.md")]
+    assert [n for n in names if not re.search(rf"[ :] ?{re.escape(n)}$", nav, re.MULTILINE)] == []
+
+
 def slugs(page: Path) -> set[str]:
     """Anchors of a page's headings, as forges make them."""
     text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
