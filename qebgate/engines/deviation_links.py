@@ -13,7 +13,7 @@ from qebgate.numerics.rounding import F64
 
 ROWS = 48
 """About how many neurons of a convolutional layer are bounded together: those of one small tile."""
-SLOW = 8
+SLOW = 24
 """What a multiply-add of a depthwise convolution costs, in those of a matrix product."""
 
 
