@@ -1,9 +1,11 @@
-"""Every pair of real files: does `inspect` say what their manifest says, and are executions exact in each runtime?
+"""Every pair of real files: does `inspect` say what their manifest says, and are executions and checks exact?
 
     QEBGATE_DATA=... python -m benchmarks.inspected [--only NAME ...] [--rows 4] [--write docs/benchmarks.md]
 
 ``QEBGATE_DATA`` names a folder with ``tflite/manifest.json`` and the models it lists.  In every folder each file is
-taken for the float reference of each other one.
+taken for the float reference of each other one.  Pairs that are the same network are checked at ``--points`` inputs in
+every runtime that loads them: where the quantized file computes in integers, what a check says of it must rest on
+execution.
 """
 
 from __future__ import annotations
@@ -21,9 +23,11 @@ import numpy as np
 from benchmarks.tables import write_part
 from qebgate.adapters import load_model
 from qebgate.errors import ModelError, QebgateError
+from qebgate.gate import check
 from qebgate.ir.align import align
 from qebgate.ir.graph import Graph
-from qebgate.runtimes.profiles import DEPLOYED
+from qebgate.policy import parse_policy
+from qebgate.runtimes.profiles import DEPLOYED, Runtime
 from qebgate.runtimes.replay import Replayer, cpu_features, runtime_version
 from qebgate.semantics.execute import run_int
 
@@ -124,6 +128,55 @@ def executions(folder: Path, found: dict[str, Graph | ModelError], rows: int) ->
             yield Answer(what, "exact", f"{wrong} mismatches in {theirs.size} outputs", wrong == 0)
 
 
+def checks(
+    folder: Path, found: dict[str, Graph | ModelError], known: list[dict[str, Any]], points: int
+) -> Iterator[Answer]:
+    for a in known:
+        for b in known:
+            f, q = found[a["file"]], found[b["file"]]
+            if a is b or a["name"] != b["name"] or isinstance(f, ModelError) or isinstance(q, ModelError):
+                continue
+            try:
+                align(f, q)
+            except ModelError:
+                continue
+            for runtime in DEPLOYED:
+                what = f"check {a['file']} and {Path(b['file']).name} at {points} points in {runtime.value}"
+                try:
+                    with Replayer(folder / b["file"], runtime) as replayer:
+                        replayer.run(inputs((folder / b["file"]).parent, q, 1))
+                except QebgateError as e:
+                    yield Answer(what, None, f"does not load it: {e.code}", True)
+                    continue
+                yield _checked(what, folder, (a["file"], b["file"]), q, runtime, points)
+
+
+def _checked(what: str, folder: Path, files: tuple[str, str], q: Graph, runtime: Runtime, points: int) -> Answer:
+    data = str(Path(files[0]).parent / "inputs.npy")
+    region: dict[str, Any] = {"kind": "points", "data": data, "limit": points, "out_of_range": "allow"}
+    if q.input.dtype.is_code or q.in_integers:
+        region["domain"] = "grid"
+    policy = {
+        "version": 1,
+        "models": {"m": {"float": files[0], "quantized": files[1], "runtime": runtime.value}},
+        "regions": {"r": region},
+        "checks": [{"id": "c", "model": "m", "region": "r", "property": {"kind": "max_abs", "limit": 1e9}}],
+    }
+    report = check(parse_policy(policy, "benchmark", folder))
+    if report.errors:
+        return Answer(what, "exact" if q.in_integers else None, str(report.errors[0].error.code), not q.in_integers)
+    tasks = report.checks[0].tasks
+    seen = max((t.witnessed for t in tasks if t.witnessed is not None), default=None)
+    proven = max((t.proven for t in tasks if t.proven is not None), default=None)
+    how = "executed" if all(t.evidence == "exhaustive" for t in tasks) else "bounded"
+    inside = all(
+        t.witnessed is not None and t.proven is not None and t.witnessed <= t.proven and t.verdict == "pass"
+        for t in tasks
+    )
+    words = f"{how}: gap {'-' if seen is None else f'{seen:.4g}'} to {'-' if proven is None else f'{proven:.4g}'}"
+    return Answer(what, "exact" if q.in_integers else None, words, inside and (how == "executed" or not q.in_integers))
+
+
 def inputs(folder: Path, graph: Graph, rows: int) -> np.ndarray:
     """Plausible inputs as the model takes them."""
     t = graph.input
@@ -135,11 +188,12 @@ def inputs(folder: Path, graph: Graph, rows: int) -> np.ndarray:
     return np.clip(np.rint(x / t.q.s) + t.q.z, lo, hi).astype(t.dtype.numpy)
 
 
-def measure(folder: Path, only: list[str], rows: int) -> list[Answer]:
+def measure(folder: Path, only: list[str], rows: int, points: int = 0) -> list[Answer]:
     """All answers; ``folder`` has the manifest."""
     known = [e for e in entries(folder) if not only or e["name"] in only]
     found = {e["file"]: read(folder, e) for e in known}
-    return [*schemes(found, known), *pairs(found, known), *executions(folder, found, rows)]
+    asked = checks(folder, found, known, points) if points else ()
+    return [*schemes(found, known), *pairs(found, known), *executions(folder, found, rows), *asked]
 
 
 def table(answers: list[Answer], command: str) -> list[str]:
@@ -162,10 +216,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--points", type=int, default=1, help="inputs of each check (0: none)")
     parser.add_argument("--write", type=Path)
     args = parser.parse_args()
     command = "python -m benchmarks.inspected" + (f" --rows {args.rows}" if args.rows != 4 else "")
-    lines = table(measure(Path(os.environ["QEBGATE_DATA"]) / "tflite", args.only, args.rows), command)
+    lines = table(measure(Path(os.environ["QEBGATE_DATA"]) / "tflite", args.only, args.rows, args.points), command)
     print("\n".join(lines))
     if args.write is not None:
         write_part(args.write, "inspected", lines)
