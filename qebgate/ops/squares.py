@@ -43,16 +43,17 @@ class SquaredDifferenceLowering:
             (x,) = inputs
             e, eq = errors(x)
             h, q = SQUARE.image(x.float).widened(e, e), SQUARE.image(x.quantized).widened(below + eq, above + eq)
+            h = h.clamp(0.0, np.inf)  # a product of two equal numbers, however it is rounded
             d = moved_by(SQUARE, x).widened(below + e + eq, above + e + eq)
             if grid is None:
-                return Gap(*tighten(h, q, d))
+                return Gap(*tighten(h, q.clamp(0.0, np.inf), d))
             codes = within(q, grid)
             return Gap(*tighten(h, grid.real(codes), saturated(d, h, q, grid.range)), codes)
 
         def float_transform(inputs: Sequence[Gap]) -> Gap:
             (x,) = inputs
             e = product_error(x.quantized.magnitude**2) if float32 else 0.0
-            h, g = SQUARE.image(x.float), SQUARE.image(x.quantized).widened(e, e)
+            h, g = SQUARE.image(x.float), SQUARE.image(x.quantized).widened(e, e).clamp(0.0, np.inf)
             return Gap(*tighten(h, g, moved_by(SQUARE, x).widened(e, e)))
 
         def lines(inputs: Sequence[Gap], out: Gap) -> Band:

@@ -138,9 +138,12 @@ def mixed_pair(seed: int, folder: Path | None = None) -> Twins:
     rng = np.random.default_rng(seed)
     model, _ = mixed_model(rng)
     twin = float_twin(model, rng)
-    if folder is None:
-        return load(twin, model)
-    paths = folder / f"{seed}.float.tflite", folder / f"{seed}.tflite"
+    return load(twin, model) if folder is None else stored(twin, model, folder, str(seed))
+
+
+def stored(twin: bytes, model: bytes, folder: Path, name: str) -> Twins:
+    """A pair whose files stay."""
+    paths = folder / f"{name}.float.tflite", folder / f"{name}.tflite"
     for path, content in zip(paths, (twin, model), strict=True):
         path.write_bytes(content)
     return Twins(twin, model, align(*(read_tflite(path) for path in paths)))

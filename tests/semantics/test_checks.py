@@ -93,6 +93,26 @@ def _wrong_shape(b: Builder) -> tuple[int, int]:
     return x, y
 
 
+def _division(constant: int | None, scale: float = 0.5, dtype: str = "int8") -> Callable[[Builder], tuple[int, int]]:
+    def make(b: Builder) -> tuple[int, int]:
+        about = {"scale": 0.5} if dtype == "int8" else {}
+        x, y = b.tensor((1, 4), dtype, **about), b.tensor((1, 4), dtype, **({"scale": scale} if about else {}))
+        c = x if constant is None else b.tensor((1,), dtype, data=[constant], **about)
+        b.op("DIV", [x, c], [y], version=2)
+        return x, y
+
+    return make
+
+
+def _squares(scale: float) -> Callable[[Builder], tuple[int, int]]:
+    def make(b: Builder) -> tuple[int, int]:
+        x, y = b.tensor((1, 4), "int8", **Q), b.tensor((1, 4), "int8", scale=scale)
+        b.op("SQUARED_DIFFERENCE", [x, x], [y], version=2)
+        return x, y
+
+    return make
+
+
 I8 = {"dtype": "int8", **Q}
 REFUSED: dict[str, tuple[Callable[[Builder], tuple[int, int]], str]] = {
     "conv without a bias": (_conv_without_bias, "without a bias"),
@@ -107,6 +127,12 @@ REFUSED: dict[str, tuple[Callable[[Builder], tuple[int, int]], str]] = {
     "accumulator overflow": (lambda b: _dense(b, bias=2**31 - 1), "overflow 32 bits"),
     "other channel axis": (lambda b: _dense(b, w_scale=[0.5, 0.5, 0.25, 0.5], axis=1), "another axis"),
     "computed weights": (_live_weights, "not constant"),
+    "a constant divisor of 0": (_division(0), "constant of 0"),
+    "a constant divisor of 0 in float": (_division(0, dtype="float32"), "constant of 0"),
+    "a divisor that is computed": (_division(None), "fails on a divisor of 0"),
+    "a quotient that is shifted away": (_division(100, scale=30.0), "more than 31 bits"),
+    "a square that aborts": (_squares(2.0**-15), "aborts"),
+    "log softmax output scale": (_unary("LOG_SOFTMAX", I8, I8), "1/16"),
     "softmax output scale": (_unary("SOFTMAX", I8, I8, beta=1.0), "1/256"),
     "softmax without beta": (
         _unary("SOFTMAX", I8, {"dtype": "int8", "scale": 1 / 256, "zero_point": -128}, beta=0.0),
