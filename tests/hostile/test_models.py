@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import builtins
 import io
+import marshal
 import pickle
 import shutil
 import struct
 import subprocess
 import sys
+import types
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -81,6 +86,21 @@ def custom_operation(folder: Path) -> Path:
     return path
 
 
+def old_weights(folder: Path, kernel: h5py.ExternalLink | None) -> bytes:
+    """A legacy file whose kernel is a link, or claims to be of terabytes."""
+    raw = io.BytesIO(legacy(NET, GROUPS))
+    with h5py.File(folder / "other.h5", "w") as f:
+        f["secret"] = np.ones((2, 3), np.float32)
+    with h5py.File(raw, "r+") as f:
+        group = f["model_weights/d/d"]
+        del group["kernel:0"]
+        if kernel is None:
+            group.create_dataset("kernel:0", (1 << 20, 1 << 20), np.float32)
+        else:
+            group["kernel:0"] = kernel
+    return raw.getvalue()
+
+
 def hostile(folder: Path) -> dict[str, tuple[Path, str]]:
     """Models by name, and the code that refuses each."""
     code = sequential(start(2), code_of(folder / "canary"), layer("Dense", "d", units=3))
@@ -94,6 +114,8 @@ def hostile(folder: Path) -> dict[str, tuple[Path, str]]:
         "terabytes.npz": (npz(w0=npy("(1000000, 1000000)", b"x"), b0=npy("(1,)", bytes(4))), "QEB4"),
         "terabytes.keras": (archive(NET, hdf5(terabytes, folder)), "QEB476"),
         "link.keras": (archive(NET, hdf5(external_link, folder)), "QEB476"),
+        "link.h5": (old_weights(folder, h5py.ExternalLink(str(folder / "other.h5"), "/secret")), "QEB476"),
+        "terabytes.h5": (old_weights(folder, None), "QEB476"),
         "nested.keras": (archive(nested(40), weights(ARRAYS)), "QEB4"),
     }
     out: dict[str, tuple[Path, str]] = {}
@@ -120,6 +142,16 @@ def test_each_is_refused_by_a_code(models: dict[str, tuple[Path, str]]) -> None:
     assert not (folder / "canary").exists()
 
 
+def test_the_canaries_are_alive(tmp_path: Path) -> None:
+    """What the files carry does make a file where somebody executes it."""
+    np.load(io.BytesIO(objects(tmp_path)), allow_pickle=True)
+    assert (tmp_path / "canary").exists()
+    other = tmp_path / "other"
+    code = marshal.loads(base64.b64decode(code_of(other)["config"]["function"]["config"]["code"]))
+    types.FunctionType(code, {"__builtins__": builtins})(1)
+    assert other.exists()
+
+
 def test_memory_stays_below_a_gibibyte(models: dict[str, tuple[Path, str]]) -> None:
     files = [str(path) for path, _ in models.values()]
     done = subprocess.run(
@@ -127,3 +159,4 @@ def test_memory_stays_below_a_gibibyte(models: dict[str, tuple[Path, str]]) -> N
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(done.stdout) * 1024 < 1 << 30
+    assert not (Path(files[0]).parent / "canary").exists()
