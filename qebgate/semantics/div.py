@@ -44,6 +44,7 @@ class Div(Binary):
         m = multiplier(a, b, y)
         require(2.0**-20 < m < 2.0**20, "DIV of scales too far apart", node, graph, m)
         shifts = _shifts(codes_table(a)[:, None] - a.q.z, np.unique(self.divisors(node, graph)), Multiplier.of(m))
+        # beyond, the compiled kernel gives anything: of 0 / c as well
         fits = bool((shifts >= 0).all() and (shifts <= _SHIFTS).all())
         require(fits, "DIV to a scale so coarse that the kernel shifts by more than 31 bits", node, graph, m)
 
@@ -87,10 +88,10 @@ def _sign_bits(a: I64) -> I64:
 
 
 def _shifts(a: I64, b: I64, m: Multiplier) -> I64:
-    """Places that the kernel shifts its last product to the right by (0 divided by anything stays 0)."""
+    """Places that the kernel shifts its last product to the right by, 0 divided by anything too."""
     a = np.where(b < 0, -a, a)
     _, over = reciprocal(np.abs(b), 31)
-    return np.where(a == 0, 0, over + _sign_bits(a) - m.shift)
+    return over + _sign_bits(a) - m.shift
 
 
 def _quotient(a: I64, b: I64, m: Multiplier) -> I64:

@@ -13,8 +13,11 @@ from qebgate.errors import InternalError, UnboundedError, UnsupportedError
 from qebgate.ops import quotients
 from qebgate.ops.registry import lower
 from qebgate.runtimes.profiles import DEPLOYED, Runtime
+from qebgate.semantics.execute import run_int
 from tests.laws.contain import Seen, check, samples
 from tests.laws.pairs import Twins, codec_of, grid_cell, load, real_cell, task_of
+from tests.semantics.compare import interpret
+from tests.semantics.compare import load as read
 from tests.support.tflite_builder import Builder
 
 Patch = pytest.MonkeyPatch
@@ -141,6 +144,34 @@ def test_an_int8_divisor_that_is_computed_is_refused() -> None:
     b.op("DIV", [x, x], [y], version=2)
     with pytest.raises(UnsupportedError, match="fails on a divisor of 0"):
         load(b.build([x], [y]), b.build([x], [y]))
+
+
+def test_where_the_int8_kernel_shifts_too_far() -> None:
+    """A model that is read is executed as LiteRT does; the first scale that is refused is one where it is not."""
+    codes = np.arange(-128, 128, dtype=np.int8).reshape(1, 1, 256)
+    wrong = 0
+    for zero in (-128, 0, 127):
+        for exponent in range(-6, 5):
+            b = Builder()
+            x, c = (
+                b.tensor((1, 256), "int8", scale=1.0, zero_point=zero),
+                b.tensor((1,), "int8", data=[100], scale=0.01),
+            )
+            y = b.tensor((1, 256), "int8", scale=float(2.0**exponent), zero_point=3)
+            b.op("DIV", [x, c], [y], version=2)
+            model = b.build([x], [y])
+            try:
+                graph = read(model)
+            except UnsupportedError as e:
+                assert "31 bits" in str(e)
+                theirs, _ = interpret(model, codes, Runtime.BUILTIN)
+                off = np.abs((theirs.astype(np.float64) - 3) * 2.0**exponent - (codes.astype(np.float64) - zero))
+                inside = (theirs > -128) & (theirs < 127)
+                wrong += bool((off[inside] > 2.0**exponent).any() or ((codes == zero) & (theirs != 3)).any())
+                continue
+            theirs, _ = interpret(model, codes, Runtime.BUILTIN)
+            np.testing.assert_array_equal(run_int(graph, codes, Runtime.BUILTIN)[graph.outputs[0]], theirs)
+    assert wrong >= 3
 
 
 def test_a_constant_that_is_broadcast_over_a_divisor_is_named() -> None:
