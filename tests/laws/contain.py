@@ -138,6 +138,9 @@ def _rounded(graph, x: np.ndarray, keep) -> dict[int, np.ndarray]:
         r = y.astype(np.float32)
         away = np.nextafter(r, np.where(y > 0, np.float32(np.inf), np.float32(-np.inf)))
         moves = node.op in ROUNDED_ONCE or isinstance(ALL_SEMANTICS[node.op], Move) or r.dtype != np.float32
+        # a single product is rounded once, too
+        alone = node.op in ("FULLY_CONNECTED", "TRANSPOSE_CONV") and len([i for i in node.inputs if i >= 0]) == 2
+        moves = moves or (alone and graph.tensors[node.inputs[1]].shape[-1] == 1)
         inexact = np.abs(r.astype(np.float64)) < np.abs(y)
         live[node.outputs[0]] = r if moves else np.where(inexact, away, r)
     return {i: live[i] for i in (*graph.outputs, *keep) if i in live}
