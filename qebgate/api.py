@@ -21,7 +21,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -51,6 +51,8 @@ class KerasModel(Protocol):
 
 Model = str | Path | bytes | KerasModel
 """A model's file, what is in a .tflite file, or a Keras model in memory."""
+Rows = ArrayLike | Mapping[str, ArrayLike]
+"""Inputs ``[N, *input shape]``; of a model of several inputs, such an array for each, by its name."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,12 +63,12 @@ class Region:
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict[str, NDArray[Any]])
 
 
-def points(x: ArrayLike, **words: Any) -> Region:
+def points(x: Rows, **words: Any) -> Region:
     """The rows of ``x`` [N, *input shape] themselves.  ``words`` are further keys of the policy's region."""
     return _region({"kind": "points", **words}, x=x)
 
 
-def ball(x: ArrayLike, radius: float, **words: Any) -> Region:
+def ball(x: Rows, radius: float, **words: Any) -> Region:
     """Everything within ``radius`` of a row of ``x``, in every element; ``unit="lsb"`` counts input quanta."""
     grid = {"domain": "grid"} if words.get("unit") == "lsb" else {}
     return _region({"kind": "ball", "radius": float(radius), **grid, **words}, x=x)
@@ -85,7 +87,12 @@ def segment(x: ArrayLike, ends: tuple[float, float], direction: ArrayLike | None
     return _region({**words, "direction": "d"}, x=x, d=direction)
 
 
-def _region(words: dict[str, Any], **arrays: ArrayLike) -> Region:
+def _region(words: dict[str, Any], x: Rows, **arrays: ArrayLike) -> Region:
+    if isinstance(x, Mapping):
+        each = cast("Mapping[str, ArrayLike]", x)
+        names = {name: f"x{k}" for k, name in enumerate(each)}
+        return Region({**words, "arrays": names}, {f"x{k}": np.asarray(a) for k, a in enumerate(each.values())})
+    arrays = {"x": x, **arrays}
     return Region({**words, "array": "x"}, {k: np.asarray(a) for k, a in arrays.items()})
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 
+import qebgate
 from qebgate.cache import Cache
-from qebgate.errors import PolicyError, QebgateError
+from qebgate.errors import DataError, PolicyError, QebgateError
 from qebgate.gate import Options, check
 from qebgate.plan import make_plan
 from qebgate.policy import parse_policy
@@ -138,6 +139,31 @@ def test_results_come_from_the_cache(tmp_path: Path) -> None:
             options = Options(cache=Cache.open(tmp_path / "cache"))
             (c,) = check(policy(LSB, limit=limit), options).checks
             assert c.verdict == verdict and all(t.from_cache == stored for t in c.tasks)
+
+
+def test_arrays_in_memory() -> None:
+    """The Python interface asks the same question."""
+    rows = np.load(MODELS / "sensors.rows.npz")
+    region = qebgate.ball({n: rows[n][:2] for n in ARRAYS}, 1, unit="lsb")
+    answer = qebgate.compare(
+        MODELS / "sensors.float.tflite", MODELS / "sensors.int8.tflite", region=region, max_abs=0.2
+    )
+    (c,) = check(policy(LSB)).checks
+    assert answer.passed and answer.witnessed == c.witnessed and answer.proven == c.proven
+
+
+def test_damaged_witnesses(tmp_path: Path) -> None:
+    report, _ = save_witnesses(check(policy(LSB | {"limit": 1}, limit=0.01)), tmp_path)
+    w = report.checks[0].tasks[0].witness
+    assert w is not None and w.file is not None
+    path = Path(w.file).with_suffix(".json")
+    about = json.loads(path.read_text())
+    one = {"name": "a", "x": "x.angle"}
+    for inputs in ("x", [], [3], [{"name": "pressure"}], [one, one], [one] * 100, [{"name": "a", "x": "none"}]):
+        path.write_text(json.dumps(about | {"inputs": inputs}))
+        with pytest.raises(DataError) as error:
+            replay(path)
+        assert error.value.code == "QEB458"
 
 
 WRONG = [
