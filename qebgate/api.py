@@ -21,7 +21,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -89,9 +89,8 @@ def segment(x: ArrayLike, ends: tuple[float, float], direction: ArrayLike | None
 
 def _region(words: dict[str, Any], x: Rows, **arrays: ArrayLike) -> Region:
     if isinstance(x, Mapping):
-        each = cast("Mapping[str, ArrayLike]", x)
-        names = {name: f"x{k}" for k, name in enumerate(each)}
-        return Region({**words, "arrays": names}, {f"x{k}": np.asarray(a) for k, a in enumerate(each.values())})
+        names = {name: f"x{k}" for k, name in enumerate(x)}
+        return Region({**words, "arrays": names}, {f"x{k}": np.asarray(a) for k, a in enumerate(x.values())})
     arrays = {"x": x, **arrays}
     return Region({**words, "array": "x"}, {k: np.asarray(a) for k, a in arrays.items()})
 
