@@ -82,6 +82,10 @@ def state_is_read(p: Parts) -> None:
     p.b.op("RELU", [p.inputs[18]], [y])
 
 
+def state_is_written(p: Parts) -> None:
+    p.b.op("RELU", [p.inputs[0]], [p.inputs[18]])
+
+
 def two_lstms_on_one_state(p: Parts) -> None:
     y = p.b.graph.tensors[p.output]
     other = p.b.tensor(tuple(y.shape), "int8", scale=y.quantization.scale, zero_point=y.quantization.zeroPoint)
@@ -163,6 +167,7 @@ DISTORTIONS: dict[str, tuple[Distort, str]] = {
     "one tensor for both states": (shared_state, "one LSTM only"),
     "a state that others read": (state_is_read, "one LSTM only"),
     "two LSTMs on one state": (two_lstms_on_one_state, "one LSTM only"),
+    "a state that others write": (state_is_written, "that an operator writes"),
     "a state with data": (state_with_data, "value of their own"),
     "variable weights": (variable_weights, "one LSTM only"),
     "sums beyond 32 bits": (overflowing, "overflow"),

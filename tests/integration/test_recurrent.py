@@ -28,6 +28,8 @@ from qebgate.runtimes.replay import Replayer
 from qebgate.semantics.execute import run_float, run_int
 from qebgate.semantics.unidirectional_sequence_lstm import int16, sigmoid_table, tanh_table
 from qebgate.task import Budget, Task
+from tests.laws.contain import Seen, samples
+from tests.laws.contain import check as contain
 from tests.laws.pairs import codec_of, task_of
 from tests.semantics.compare import interpret, load
 from tests.semantics.lstm_cases import OP, lstm_parts
@@ -37,8 +39,8 @@ FOLDER = Path(__file__).resolve().parents[1] / "models" / "recurrent"
 NAMES = ("last", "steps")
 
 
-def pair_of(name: str) -> Pair:
-    return align(*(read_tflite(FOLDER / f"{name}.{kind}.tflite") for kind in ("float", "int8")))
+def pair_of(name: str, kind: str = "int8") -> Pair:
+    return align(*(read_tflite(FOLDER / f"{name}.{k}.tflite") for k in ("float", kind)))
 
 
 def inputs_of(pair: Pair, count: int) -> np.ndarray:
@@ -238,6 +240,24 @@ def test_every_engine_agrees_with_the_truth(floats: str) -> None:
                     near = np.abs(truth - e.gap).max(axis=1).min()
                     assert near < 2e-5, e.engine
     assert {"dra", "enumerate", "falsify", "split"} <= engines
+
+
+@pytest.mark.parametrize("kind", ["int8", "float16"])
+@pytest.mark.parametrize("name", NAMES)
+def test_bounds_contain_what_happens(name: str, kind: str) -> None:
+    pair, rng, seen = pair_of(name, kind), np.random.default_rng(0), Seen()
+    float_model = (FOLDER / f"{name}.float.tflite").read_bytes()
+    codec, middle = codec_of(pair), rng.uniform(-0.8, 0.8, pair.float.input.shape)
+    for radius, floats in ((0.0, "float32"), (0.01, "real"), (0.1, "float32"), (1.0, "float32")):
+        lo, hi = ((middle + r).astype(np.float32).astype(np.float64) for r in (-radius, radius))
+        task = task_of(pair, Cell(lo, hi, None, 0, middle), codec, Runtime.BUILTIN, floats)
+        inputs = samples(task, rng, 40)
+        a = contain(task, inputs, Settings(), seen, float_model)
+        if kind == "float16":  # what LiteRT computes of it, too
+            y, _ = interpret((FOLDER / f"{name}.{kind}.tflite").read_bytes(), inputs.x, Runtime.BUILTIN)
+            seen.check("LiteRT", a.states[pair.output].quantized, y.astype(np.float64))
+    assert not seen.violations, seen.violations[:5]
+    assert seen.values > 1000
 
 
 def test_bounds_are_near_the_truth() -> None:

@@ -1,4 +1,4 @@
-"""Make small recurrent networks: LSTMs as converters fuse them, float and full int8.
+"""Make small recurrent networks: LSTMs as converters fuse them, float, float16 and full int8.
 
     python tests/models/make_recurrent.py        # needs the [tensorflow] extra
 
@@ -45,14 +45,17 @@ def model_of(name: str) -> keras.Model:
     return model
 
 
-def convert(model: keras.Model, *, quantized: bool) -> bytes:
+def convert(model: keras.Model, kind: str) -> bytes:
     shape = model.input_shape
     # a plain Keras model is saved first, which leaves the loop as it is
     function = tf.function(lambda x: model(x)).get_concrete_function(tf.TensorSpec(shape, tf.float32))
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)
-    if quantized:
-        rng = np.random.default_rng(1)
+    if kind != "float":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if kind == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if kind == "int8":
+        rng = np.random.default_rng(1)
         converter.representative_dataset = lambda: ([rng.uniform(-1, 1, shape).astype(np.float32)] for _ in range(80))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = converter.inference_output_type = tf.int8
@@ -63,8 +66,8 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     for name in NETS:
         model = model_of(name)
-        for kind, quantized in (("float", False), ("int8", True)):
-            (FOLDER / f"{name}.{kind}.tflite").write_bytes(convert(model, quantized=quantized))
+        for kind in ("float", "float16", "int8"):
+            (FOLDER / f"{name}.{kind}.tflite").write_bytes(convert(model, kind))
 
 
 if __name__ == "__main__":

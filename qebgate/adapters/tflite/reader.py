@@ -297,6 +297,9 @@ def _check_states(nodes: Sequence[Node], tensors: Sequence[Tensor], problems: li
     """Variable tensors are the state of one LSTM each: nothing else here knows that they change."""
     uses: dict[int, list[bool]] = {i: [] for i, t in enumerate(tensors) if t.variable}
     for n in nodes:
+        if any(o in uses for o in n.outputs):
+            message = "a variable tensor that an operator writes is not supported"
+            raise UnsupportedError("QEB415", message, where=n.origin)
         for place, i in enumerate(n.inputs):
             if i in uses:
                 uses[i].append(n.op == LSTM and place in (STATE, CELL))

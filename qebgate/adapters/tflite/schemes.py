@@ -52,7 +52,7 @@ def _dequantized(node: Node, tensors: Sequence[Tensor]) -> Tensor | None:
     if node.op != "DEQUANTIZE" or len(node.inputs) != 1 or len(node.outputs) != 1:
         return None
     x, y = tensors[node.inputs[0]], tensors[node.outputs[0]]
-    if x.const is None or y.is_const or y.dtype is not DType.FLOAT32 or x.shape != y.shape:
+    if x.const is None or (y.is_const and not y.variable) or y.dtype is not DType.FLOAT32 or x.shape != y.shape:
         return None
     values: Array
     if x.dtype is DType.FLOAT16:
@@ -68,6 +68,8 @@ def _dequantized(node: Node, tensors: Sequence[Tensor]) -> Tensor | None:
         values = (x.const.astype(np.int64) - zero).astype(np.float32) * scale.astype(np.float32)
     else:
         return None
+    if y.variable:  # a state's beginning, said twice: it is reset to zero
+        return None if values.any() else y
     return replace(y, const=values, stored=Stored(x.dtype, x.quant), quant=None)
 
 
