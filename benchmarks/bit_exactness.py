@@ -201,7 +201,7 @@ def report(ops: list[Row], nets: Row, whole: list[Row], left_out: list[str], com
         "## Whole models\n\n" + table(whole, "inputs, time of our execution"),
     ]
     if left_out:
-        parts.append("Not read, and why:\n\n" + "\n".join(f"- {line}" for line in left_out))
+        parts.append("Not compared, and why:\n\n" + "\n".join(f"- {line}" for line in left_out))
     return "\n\n".join(parts) + "\n"
 
 
