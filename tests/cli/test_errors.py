@@ -225,7 +225,7 @@ def test_uncaught_exceptions_are_bugs(
     def crash(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("qebgate.plan.load_model", crash)
+    monkeypatch.setattr("qebgate.plan.planner.load_model", crash)
     code, out, err = shell("check", write())
     assert code == ExitCode.BUG
     assert "bug" in err and err.count("\n") == 1 and "\x1b" not in err
@@ -250,7 +250,7 @@ def test_debug_prints_the_traceback(
     def crash(*_: object, **__: object) -> None:
         raise ValueError("boom")
 
-    monkeypatch.setattr("qebgate.plan.load_model", crash)
+    monkeypatch.setattr("qebgate.plan.planner.load_model", crash)
     assert run(["check", str(write()), "--debug"]) == ExitCode.BUG
     assert "Traceback" in capsys.readouterr().err
 
@@ -259,7 +259,7 @@ def test_an_interruption_exits_130(shell: Shell, write: Callable[..., Path], mon
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("qebgate.plan.load_model", stop)
+    monkeypatch.setattr("qebgate.plan.planner.load_model", stop)
     code, out, _ = shell("check", write())
     assert code == ExitCode.INTERRUPTED and "INTERRUPTED" in out and "PASS" not in out
 
