@@ -46,6 +46,7 @@ _NEVER = frozenset(
         "SOFTMAX",
         "SQRT",
         "SQUARED_DIFFERENCE",
+        "TILE",
     }
 )
 """Taken for float tensors only."""
