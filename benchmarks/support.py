@@ -21,6 +21,7 @@ from qebgate.runtimes.profiles import Runtime
 from qebgate.semantics.emulation import EMULATED
 from qebgate.semantics.registry import SEMANTICS
 from tests.laws.pairs import Twins, codec_of, grid_cell, one_operator, task_of
+from tests.semantics.more_cases import FLOAT_ONLY
 from tests.semantics.test_bit_exact import ABSENT
 from tests.semantics.wide import takes_int16
 
@@ -55,6 +56,8 @@ def certificate(twins: Twins) -> str:
 
 
 def runtimes(op: str) -> str:
+    if op in FLOAT_ONLY:
+        return "float32"
     missing = sorted(r.value.removeprefix("litert-") for o, r in ABSENT if o == op)
     return f"not {', '.join(missing)}" if missing else YES
 

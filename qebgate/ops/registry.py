@@ -30,7 +30,7 @@ from qebgate.ops.moves import MoveLowering
 from qebgate.ops.products import MulLowering
 from qebgate.ops.quotients import DivLowering
 from qebgate.ops.resize_bilinear import ResizeBilinearLowering
-from qebgate.ops.squares import SquaredDifferenceLowering
+from qebgate.ops.squares import NegLowering, SquaredDifferenceLowering, SquareLowering
 from qebgate.ops.squashing import SoftmaxLowering
 from qebgate.ops.sums import AddLowering, SubLowering
 from qebgate.ops.transpose_conv import TransposeConvLowering
@@ -60,6 +60,8 @@ _ALL: tuple[Lowering, ...] = (
     ResizeBilinearLowering(),
     SoftmaxLowering("LOG_SOFTMAX"),
     SoftmaxLowering("SOFTMAX"),
+    NegLowering(),
+    SquareLowering(),
     SquaredDifferenceLowering(),
     SubLowering(),
     TransposeConvLowering(),

@@ -1,4 +1,4 @@
-"""SQUARED_DIFFERENCE: the exact difference, and the square of it as a function of one entry."""
+"""SQUARED_DIFFERENCE: the exact difference, and the square of it as a function of one entry; SQUARE, and NEG."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 
 from qebgate.domains.gap import Gap, Interval, tighten
 from qebgate.domains.layers import Affine, Band, CodeBox, CodeGrid, Layer, Opaque
-from qebgate.domains.linear_map import LinearMap
+from qebgate.domains.linear_map import LinearMap, Scale
 from qebgate.ir.pair import Step
 from qebgate.numerics.rounding import F64, down, up
-from qebgate.ops.base import Context, code_grid, label, rounding_of
+from qebgate.ops.base import Context, code_grid, label, moved, rounding_of
 from qebgate.ops.curves import curve_band, moved_by, saturated
 from qebgate.ops.floating import TWICE
 from qebgate.ops.roots import Square
@@ -27,44 +27,69 @@ class SquaredDifferenceLowering:
     op: str = "SQUARED_DIFFERENCE"
 
     def lower(self, step: Step, ctx: Context) -> list[Layer]:
-        qn = step.quantized_node
+        qn, inner = step.quantized_node, ctx.fresh()
         assert qn is not None
-        graph, inner = ctx.pair.quantized, ctx.fresh()
-        own = TWICE if graph.computes_in_float(qn) else 0.0
-        below, above = rounding_of(qn, graph, ctx.runtime)
-        grid, float32 = code_grid(graph.tensors[qn.outputs[0]]), ctx.float32
+        own = TWICE if ctx.pair.quantized.computes_in_float(qn) else 0.0
+        return [_difference(step, ctx, inner, own), _square(step, ctx, inner, own)]
 
-        def errors(x: Gap) -> tuple[F64 | float, F64 | float]:
-            """Of the product, on either side."""
-            e = product_error(x.float.magnitude**2) if float32 else 0.0
-            return e, own * product_error(x.quantized.magnitude**2) if own else 0.0
 
-        def transform(inputs: Sequence[Gap]) -> Gap:
-            (x,) = inputs
-            e, eq = errors(x)
-            h, q = SQUARE.image(x.float).widened(e, e), SQUARE.image(x.quantized).widened(below + eq, above + eq)
-            h = h.clamp(0.0, np.inf)  # a product of two equal numbers, however it is rounded
-            d = moved_by(SQUARE, x).widened(below + e + eq, above + e + eq)
-            if grid is None:
-                return Gap(*tighten(h, q.clamp(0.0, np.inf), d))
-            codes = within(q, grid)
-            return Gap(*tighten(h, grid.real(codes), saturated(d, h, q, grid.range)), codes)
+class SquareLowering:
+    """In float32 on both sides."""
 
-        def float_transform(inputs: Sequence[Gap]) -> Gap:
-            (x,) = inputs
-            e = product_error(x.quantized.magnitude**2) if float32 else 0.0
-            h, g = SQUARE.image(x.float), SQUARE.image(x.quantized).widened(e, e).clamp(0.0, np.inf)
-            return Gap(*tighten(h, g, moved_by(SQUARE, x).widened(e, e)))
+    op: str = "SQUARE"
 
-        def lines(inputs: Sequence[Gap], out: Gap) -> Band:
-            (x,) = inputs
-            e, eq = errors(x)
-            zero = Interval(np.zeros(x.size), np.zeros(x.size))
-            limits = _FREE if grid is None else grid.range
-            return curve_band((SQUARE, SQUARE), x, out, (below + eq, above + eq), e, zero, limits)
+    def lower(self, step: Step, ctx: Context) -> list[Layer]:
+        return [_square(step, ctx, step.inputs[0], TWICE)]
 
-        square = Opaque(label(step), (inner,), step.output, transform, float_transform, lines)
-        return [_difference(step, ctx, inner, own), square]
+
+class NegLowering:
+    """In float32 on both sides: exact, but for subnormal numbers that are flushed."""
+
+    op: str = "NEG"
+
+    def lower(self, step: Step, ctx: Context) -> list[Layer]:
+        minus = Scale(-1.0, ctx.pair.tensors(step.output)[1].size)
+        return [replace(moved(step, ctx, minus, minus), codes_of_inputs=None, noise=ctx.noise(step))]
+
+
+def _square(step: Step, ctx: Context, source: int, own: float) -> Opaque:
+    """``own``: how many errors of a product the quantized side makes, 0 where it rounds to codes."""
+    qn = step.quantized_node
+    assert qn is not None
+    graph = ctx.pair.quantized
+    below, above = rounding_of(qn, graph, ctx.runtime)
+    grid, float32 = code_grid(graph.tensors[qn.outputs[0]]), ctx.float32
+
+    def errors(x: Gap) -> tuple[F64 | float, F64 | float]:
+        """Of the product, on either side."""
+        e = product_error(x.float.magnitude**2) if float32 else 0.0
+        return e, own * product_error(x.quantized.magnitude**2) if own else 0.0
+
+    def transform(inputs: Sequence[Gap]) -> Gap:
+        (x,) = inputs
+        e, eq = errors(x)
+        h, q = SQUARE.image(x.float).widened(e, e), SQUARE.image(x.quantized).widened(below + eq, above + eq)
+        h = h.clamp(0.0, np.inf)  # a product of two equal numbers, however it is rounded
+        d = moved_by(SQUARE, x).widened(below + e + eq, above + e + eq)
+        if grid is None:
+            return Gap(*tighten(h, q.clamp(0.0, np.inf), d))
+        codes = within(q, grid)
+        return Gap(*tighten(h, grid.real(codes), saturated(d, h, q, grid.range)), codes)
+
+    def float_transform(inputs: Sequence[Gap]) -> Gap:
+        (x,) = inputs
+        e = product_error(x.quantized.magnitude**2) if float32 else 0.0
+        h, g = SQUARE.image(x.float), SQUARE.image(x.quantized).widened(e, e).clamp(0.0, np.inf)
+        return Gap(*tighten(h, g, moved_by(SQUARE, x).widened(e, e)))
+
+    def lines(inputs: Sequence[Gap], out: Gap) -> Band:
+        (x,) = inputs
+        e, eq = errors(x)
+        zero = Interval(np.zeros(x.size), np.zeros(x.size))
+        limits = _FREE if grid is None else grid.range
+        return curve_band((SQUARE, SQUARE), x, out, (below + eq, above + eq), e, zero, limits)
+
+    return Opaque(label(step), (source,), step.output, transform, float_transform, lines)
 
 
 def within(x: Interval, grid: CodeGrid) -> CodeBox:

@@ -356,6 +356,11 @@ def _div(node: Node, graph: Graph, x: list[Computed]) -> F64:
     return np.where((quotient < _OVERFLOW) & (least > TINY32), e, np.inf)
 
 
+def _square(node: Node, graph: Graph, x: list[Computed]) -> F64:
+    del node, graph
+    return product_error(x[0].magnitude ** 2)
+
+
 def _bent(node: Node, graph: Graph, x: list[Computed]) -> F64:
     """LEAKY_RELU and PRELU: nothing is rounded above zero, one product below."""
     sem = SEMANTICS[node.op]
@@ -484,6 +489,7 @@ _RULES = MappingProxyType[str, Rule](
         "MEAN": _mean,
         "MINIMUM": _flush,
         "MUL": _mul,
+        "NEG": _flush,
         "PAD": _copy,
         "PRELU": _bent,
         "QUANTIZE": _quantize,
@@ -496,6 +502,7 @@ _RULES = MappingProxyType[str, Rule](
         "RSQRT": _rsqrt,
         "SOFTMAX": _softmax,
         "SQRT": _sqrt,
+        "SQUARE": _square,
         "SQUARED_DIFFERENCE": _squared_difference,
         "SUB": _add,
         "TANH": _tanh,

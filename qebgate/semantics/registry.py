@@ -15,6 +15,7 @@ from qebgate.semantics.dequantize import Dequantize
 from qebgate.semantics.div import Div
 from qebgate.semantics.extremes import Maximum, Minimum, ReduceMax, ReduceMin
 from qebgate.semantics.fixed_point import FixedPointDense, FixedPointInput
+from qebgate.semantics.float_only import Neg, Square
 from qebgate.semantics.fully_connected import FullyConnected
 from qebgate.semantics.inputs import InputParts
 from qebgate.semantics.log_softmax import LogSoftmax
@@ -69,6 +70,8 @@ _ALL: tuple[type[Semantics], ...] = (
     Softmax,
     Rsqrt,
     Sqrt,
+    Neg,
+    Square,
     SquaredDifference,
     Sub,
     Tanh,

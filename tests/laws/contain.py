@@ -26,7 +26,7 @@ from tests.semantics.compare import interpret
 LONG = np.longdouble
 ROUNDED_ONCE = frozenset(
     {"ABS", "ADD", "LEAKY_RELU", "MAXIMUM", "MAX_POOL_2D", "MINIMUM", "MUL", "PAD", "PRELU", "REDUCE_MAX", "REDUCE_MIN"}
-) | {"RELU", "RELU6", "RESHAPE", "SUB"}
+) | {"RELU", "RELU6", "NEG", "RESHAPE", "SQUARE", "SUB"}
 """At most one operation of float32, whose result is the nearest number."""
 OWN_ERROR = 2.0**-58
 

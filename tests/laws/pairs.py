@@ -24,6 +24,7 @@ from qebgate.regions.cell import Cell, InputCodec
 from qebgate.runtimes.profiles import Runtime
 from qebgate.task import FloatSemantics, Task
 from tests.semantics.cases import CASES, Rng, codes, pick
+from tests.semantics.more_cases import FLOAT_ONLY
 from tests.semantics.networks import _Net
 from tests.support.tflite_builder import Builder
 
@@ -105,6 +106,8 @@ def one_operator(op: str, seed: int) -> Twins:
             y = net.b.tensor(net.shape, "float32")
             net.b.op("DEQUANTIZE", [net.at], [y], version=2)
         model = net.b.build([source], [y])
+    elif op in FLOAT_ONLY:
+        model = in_float(op, rng)
     elif op in ("RSQRT", "SQRT"):
         model = rooted(op, rng)
     else:
@@ -116,6 +119,17 @@ def one_operator(op: str, seed: int) -> Twins:
         return load(float_twin(model, rng), model)
     except UnsupportedError:  # an ADD whose sum could overflow the kernels' 16 bits
         return one_operator(op, seed + 1_000)
+
+
+def in_float(op: str, rng: Rng) -> bytes:
+    """An operator in float32 between codes."""
+    b, shape = Builder(), (1, int(rng.integers(1, 20)))
+    about = {"scale": float(np.float32(2.0 ** rng.uniform(-9, 1))), "zero_point": int(rng.integers(-128, 128))}
+    x, q, at, y = b.tensor(shape), b.tensor(shape, "int8", **about), b.tensor(shape), b.tensor(shape)
+    b.op("QUANTIZE", [x], [q], version=2)
+    b.op("DEQUANTIZE", [q], [at], version=2)
+    b.op(op, [at], [y])
+    return b.build([x], [y])
 
 
 def rooted(op: str, rng: Rng) -> bytes:

@@ -340,6 +340,20 @@ def _leaky(rng: Rng) -> dict[str, Any]:
     return {"alpha": float(np.float32(pick(rng, 0.3, 0.01, 0.5, 0.0, rng.uniform(0, 1.5)))), "version": 2}
 
 
+def _float_only(op: str) -> Callable[[Rng], Case]:
+    def make(rng: Rng, batch: int = 8) -> Case:
+        b, shape = Builder(), (1, int(rng.integers(1, 300)))
+        x, y = b.tensor(shape), b.tensor(shape)
+        b.op(op, [x], [y])
+        data = rng.normal(size=(batch, *shape)) * 10.0 ** rng.uniform(-6, 6, (batch, *shape))
+        return Case(op, b.build([x], [y]), data.astype(np.float32))
+
+    return make
+
+
+FLOAT_ONLY = frozenset({"NEG", "SQUARE"})
+"""Operators without a form on codes."""
+
 MORE: dict[str, Callable[[Rng], Case]] = {
     "ABS": _table("ABS", lambda _: {"version": 2}),
     "BATCH_MATMUL": _batch_matmul,
@@ -357,6 +371,7 @@ MORE: dict[str, Callable[[Rng], Case]] = {
     "MINIMUM": _selection("MINIMUM"),
     "MIRROR_PAD": _move("MIRROR_PAD", _mirror),
     "MUL": _mul,
+    **{op: _float_only(op) for op in sorted(FLOAT_ONLY)},
     "PACK": _move("PACK", _pack, first=False),
     "PADV2": _move("PADV2", _pad_v2),
     "PRELU": _table("PRELU"),

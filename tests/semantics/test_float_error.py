@@ -31,7 +31,7 @@ from tests.support.tflite_builder import Builder
 
 FLOAT_OPS = sorted(set(SEMANTICS) - {"QUANTIZE", "DEQUANTIZE"})
 UNROUNDED = {
-    *("ABS", "MAXIMUM", "MAX_POOL_2D", "MINIMUM", "PAD", "REDUCE_MAX", "REDUCE_MIN", "RELU", "RELU6", "RESHAPE"),
+    *("ABS", "MAXIMUM", "MAX_POOL_2D", "MINIMUM", "NEG", "PAD", "REDUCE_MAX", "REDUCE_MIN", "RELU", "RELU6", "RESHAPE"),
     *(cls.name for cls in MOVES),
 }
 """Their values are entries of their inputs, limits or magnitudes: nothing is rounded."""
