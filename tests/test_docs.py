@@ -122,6 +122,13 @@ def test_links_lead_somewhere(root: Path) -> None:
     assert broken == []
 
 
+def test_files_of_the_project_that_pages_name_exist(root: Path) -> None:
+    named = re.compile(r"`((?:qebgate|integrations|templates|examples|benchmarks|tests|docs)/[\w./*-]+)`")
+    found = [(page, m[1]) for page in pages(root) for m in named.finditer(page.read_text("utf-8"))]
+    missing = [f"{page.name}: {name}" for page, name in found if not any(root.glob(name.rstrip("/")))]
+    assert len(found) > 30 and missing == []
+
+
 def test_tables_have_as_many_cells_in_every_row(root: Path) -> None:
     """A bar inside of code ends a cell on forges."""
     wrong: list[str] = []
