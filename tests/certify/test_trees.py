@@ -13,6 +13,7 @@ from qebgate.certify.box import Box
 from qebgate.certify.check import Hints, bounds, program_of, shape_of
 from qebgate.certify.cover import is_tree
 from qebgate.certify.walk import Splits, Targets, Walk
+from qebgate.engines.branch import tree
 from qebgate.plan import EFFORT
 from qebgate.properties import Property
 from tests.certify.ask import engine_hints, garbage, question_of, walked
@@ -107,6 +108,24 @@ def test_random_trees(name: str) -> None:
 @pytest.mark.parametrize("name", [RARE[0], "dense_deep-int8", RARE[2], "conv-int8"])
 def test_trees_of_the_engine(name: str) -> None:
     """Limits below the analysis' bound: trees that the engine finds are confirmed, and never below the truth."""
+    _confirmed(name)
+
+
+def test_trees_that_were_grown_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree, "SCOUTED", 2)
+    anew: list[float] = []
+    plain = tree.Tree._again
+
+    def again(self: tree.Tree) -> None:
+        plain(self)
+        anew.append(self.bound)
+
+    monkeypatch.setattr(tree.Tree, "_again", again)
+    _confirmed("conv-int8")
+    assert anew
+
+
+def _confirmed(name: str) -> None:
     t, rng, confirmed = tiny(name), np.random.default_rng(5), 0
     budget = replace(EFFORT["standard"], branch=150)
     for runtime in RUNTIMES:

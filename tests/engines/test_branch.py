@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
@@ -175,6 +176,41 @@ def _uncovered(grown: Tree, rng: np.random.Generator, points: int = 300) -> list
 @pytest.mark.parametrize("seed", range(12))
 def test_bounds_contain_the_exact_truth(seed: int) -> None:
     assert _violations(seed) == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_trees_that_are_grown_anew_contain_it_too(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree, "SCOUTED", 9)
+    assert _violations(seed) == []
+
+
+def test_a_tree_that_is_given_up_leaves_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the next one is interrupted, and before that has a root."""
+    monkeypatch.setattr(tree, "SCOUTED", 9)
+    given_up = 0
+    for seed in range(6):
+        net, lo, hi = _question(seed)
+        p = direct(program(net.task(lo, hi)))
+        a = Analysis(p.layers, p.box, Settings()).run()
+        dual, size = Dual(p, a), a.states[p.output].size
+        high = net.truth(lo, hi)[1]
+        target = Target.gap(p.output, size, int(np.argmax([float(v) for v in high])), 1.0)
+        for stop in (160, 200, 300):
+            grown = Tree(dual, target, dual.start(target, {r.output: r for r in a.backward.layers}), QUICK)
+            count = itertools.count()
+
+            def pulse(count: itertools.count[int] = count, stop: int = stop) -> None:
+                if next(count) > stop:
+                    raise _Interruption
+
+            with contextlib.suppress(_Interruption):
+                grown.run(-np.inf, 10_000, pulse)
+            assert Fraction(grown.bound) >= max(high)
+            given_up += grown.scouted is not None
+            before = grown.bound
+            grown._again()
+            assert grown.bound == before
+    assert given_up
 
 
 def test_the_dual_is_never_looser_than_the_lines_it_starts_from() -> None:

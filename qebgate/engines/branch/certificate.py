@@ -37,6 +37,10 @@ class _Recorder(Tree):
     leaves: list[tuple[Splits, Multipliers | None]] = field(default_factory=list[tuple[Splits, "Multipliers | None"]])
     bounded: set[Splits] = field(default_factory=set[Splits])
 
+    def _again(self) -> None:
+        super()._again()
+        self.leaves.clear()
+
     def _bound(self, parts: list[tuple[Splits, Node]], enough: float, pulse: Callable[[], None]) -> F64:
         self.bounded.clear()
         bounds = super()._bound(parts, enough, pulse)

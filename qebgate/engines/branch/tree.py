@@ -35,8 +35,8 @@ EXPECTED = 0.3
 """Share of the error that a split is expected to gain, before any was tried."""
 TRUST = 2.0
 """Splits of one neuron that weigh as much as the mean of all neurons."""
-BOTH = 0.8
-"""Weight of the lesser gain of the two parts of a split; the greater one has the rest."""
+SCOUTED = 4096
+"""Nodes after which a tree is grown anew, once, by what its splits have gained: the first splits matter most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,21 +105,27 @@ class Tree:
     """By layer and kind of split."""
     over: bool = False
     """Whether the probe ended it."""
+    scouted: float | None = None
+    """The bound of the tree that was given up for this one."""
 
     @property
     def bound(self) -> float:
         """Upper bound of the target over the whole region."""
         parts = [self.closed, *(n.bound for n in self.stuck)]
-        return max([*parts, -self.open[0][0]] if self.open else parts)
+        own = max([*parts, -self.open[0][0]] if self.open else parts)
+        if self.scouted is None:
+            return own
+        return self.scouted if own == -np.inf else min(own, self.scouted)  # also where it was interrupted in between
 
     def run(self, enough: float, most: int, pulse: Callable[[], None] = lambda: None) -> float:
         """Split until the bound is at most ``enough``, ``most`` nodes were bounded, or nothing can be split."""
         if not self.nodes:
-            found = minimise(self.dual, self.target, self.start, self.dual.region, self.first, enough, pulse)
-            self._keep([()], self.dual.region, found, [np.inf], enough)
+            self._plant(enough, pulse)
         widest = max(layer.m for layer in self.dual.layers)
         size = max(1, min(BATCH, CACHE // (2 * widest)))
         while self.open and self.bound > enough and self.nodes < most and not self.over:
+            if self.nodes >= SCOUTED and self.scouted is None:
+                self._plant(enough, pulse)
             parts: list[tuple[tuple[Split, ...], Node]] = []
             while self.open and len(parts) < 2 * size:
                 node = heapq.heappop(self.open)[2]
@@ -129,6 +135,18 @@ class Tree:
             self._learn(parts, bounds)
         return self.bound
 
+    def _plant(self, enough: float, pulse: Callable[[], None]) -> None:
+        """The root, in place of whatever has grown."""
+        found = minimise(self.dual, self.target, self.start, self.dual.region, self.first, enough, pulse)
+        if self.nodes:
+            self._again()
+        self._keep([()], self.dual.region, found, [np.inf], enough)
+
+    def _again(self) -> None:
+        """Give the tree up, and keep what it has shown."""
+        self.scouted = self.bound
+        self.open, self.stuck, self.closed = [], [], -np.inf
+
     def _learn(self, parts: Sequence[tuple[tuple[Split, ...], Node]], bounds: F64) -> None:
         """What the splits of a batch have gained."""
         for k in range(0, len(parts), 2):
@@ -136,7 +154,7 @@ class Tree:
             split = parts[k][0][-1]
             gain = np.maximum(node.bound - bounds[k : k + 2], 0.0)
             e = self.experience.setdefault((split.layer, split.kind), Experience.none(self.dual.sizes[split.layer]))
-            e.total[split.neuron] += (BOTH * gain.min() + (1 - BOTH) * gain.max()) / max(node.error, 1e-12)
+            e.total[split.neuron] += float(gain.min()) / max(node.error, 1e-12)
             e.count[split.neuron] += 1.0
 
     def _bound(self, parts: list[tuple[tuple[Split, ...], Node]], enough: float, pulse: Callable[[], None]) -> F64:
