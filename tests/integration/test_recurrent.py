@@ -11,6 +11,9 @@ import pytest
 from ai_edge_litert import interpreter as litert
 
 from qebgate.adapters.tflite.reader import read_tflite
+from qebgate.domains import drift
+from qebgate.domains.gap import Gap, Interval
+from qebgate.domains.layers import Opaque
 from qebgate.engines import portfolio
 from qebgate.engines.concrete import Inputs, Session, gaps
 from qebgate.engines.dra.analysis import Settings
@@ -21,6 +24,8 @@ from qebgate.gate import check
 from qebgate.ir.align import align
 from qebgate.ir.pair import Pair
 from qebgate.numerics.gemmlowp import logistic, tanh
+from qebgate.ops import lstm_steps
+from qebgate.ops.registry import lower
 from qebgate.policy import parse_policy
 from qebgate.regions.cell import Cell
 from qebgate.runtimes.profiles import DEPLOYED, Runtime
@@ -258,6 +263,25 @@ def test_bounds_contain_what_happens(name: str, kind: str) -> None:
             seen.check("LiteRT", a.states[pair.output].quantized, y.astype(np.float64))
     assert not seen.violations, seen.violations[:5]
     assert seen.values > 1000
+
+
+@pytest.mark.parametrize("few", [0, 1 << 22])
+def test_rows_are_followed_one_by_one(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several inputs behind one another, with the sources of their errors kept or forgotten."""
+    monkeypatch.setattr(lstm_steps, "FEW", few)
+    monkeypatch.setattr(drift, "MOST", 16)
+    pair, rng = pair_of("steps"), np.random.default_rng(4)
+    layer = lower(pair, Runtime.BUILTIN, float32=True)[0]
+    assert isinstance(layer, Opaque)
+    middle = rng.uniform(-0.7, 0.7, (5, pair.float.input.size))
+    x = Interval((middle - 0.02).ravel(), (middle + 0.02).ravel())
+    found = layer.float_transform([Gap(x, x, Interval.point(np.zeros(x.lo.size)))]).float
+    for _ in range(30):
+        inputs = middle + rng.choice([-0.02, 0.02, 0.0], middle.shape)
+        first = pair.float.nodes[0].outputs[0]
+        y = run_float(pair.float, inputs.reshape(5, *pair.float.input.shape), keep=[first])[first].ravel()
+        assert ((found.lo <= y) & (y <= found.hi)).all()
+    assert found.width.max() < 1.0
 
 
 def test_bounds_are_near_the_truth() -> None:
