@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from qebgate.domains.gap import Interval
 from qebgate.engines.dra.analysis import Analysis, Settings
+from qebgate.engines.guard import GuardedStop
 from qebgate.engines.reference import enclosure
 from qebgate.errors import ModelError
 from qebgate.evidence import Progress, Witness, silent
@@ -99,6 +100,8 @@ class Session:
 
     progress: Progress = silent
     enclosures: dict[tuple[object, ...], Interval] = field(default_factory=dict)
+    unbounded: dict[tuple[object, ...], GuardedStop] = field(default_factory=dict)
+    """References that an effort did not suffice for, and why: it never will."""
     last: tuple[Task, Analysis] | None = None
     """The latest task whose bounds were propagated, by what is left of that; other engines go on from there."""
     _open: dict[tuple[str, Runtime, int], Replayer] = field(default_factory=dict)
@@ -162,7 +165,15 @@ class Session:
             # an input of a real-valued region is not on the grid, whatever codes the application made of it
             codes = None if task.cell.codes is None or inputs.codes is None else (inputs.codes[0], inputs.codes[0])
             point = replace(task, cell=Cell(x, x, codes, task.cell.index, x))
-            self.enclosures[key] = enclosure(point, inputs.x[0], settings, pulse)
+            tried = (*key, settings.work)
+            if tried in self.unbounded:
+                raise GuardedStop("effort", self.unbounded[tried].detail)
+            try:
+                self.enclosures[key] = enclosure(point, inputs.x[0], settings, pulse)
+            except GuardedStop as stop:
+                if stop.reason == "effort":  # another task's guards may let it finish
+                    self.unbounded[tried] = stop
+                raise
         return self.enclosures[key]
 
     def witness(self, task: Task, inputs: Inputs, engine: str, exact: Interval | None = None) -> Witness:

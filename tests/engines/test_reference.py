@@ -12,13 +12,14 @@ import pytest
 from qebgate.adapters.tflite.reader import read_tflite
 from qebgate.domains.gap import Interval
 from qebgate.domains.layers import Affine
-from qebgate.engines import deviation
-from qebgate.engines.concrete import Inputs
+from qebgate.engines import concrete, deviation
+from qebgate.engines.concrete import Inputs, Session
 from qebgate.engines.deviation import Deviation, Link
 from qebgate.engines.dra.analysis import Settings
 from qebgate.engines.dra.program import program
 from qebgate.engines.enumerate import all_codes
 from qebgate.engines.float_ranges import FloatExecution
+from qebgate.engines.guard import GuardedStop
 from qebgate.engines.reference import enclosure, reference_error
 from qebgate.ir.align import align
 from qebgate.ir.pair import Pair
@@ -179,6 +180,32 @@ def test_what_ends_halfway_for_lack_of_work_holds_too(monkeypatch: pytest.Monkey
         found, _ = _violation(seed, 3e4, 2)
         assert found is None, found
     assert cut > 5
+
+
+def test_a_session_does_not_try_again_what_no_effort_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair, tried = digits("mlp"), []
+    task = box(pair, np.random.default_rng(7), 0, 0)
+    assert task.cell.codes is not None
+    inputs = Inputs.of_codes(task, task.cell.codes[0][None])
+
+    def stopped(reason: str) -> None:
+        def enclosure(*_: object) -> Interval:
+            tried.append(reason)
+            raise GuardedStop(reason, "not bounded")  # type: ignore[arg-type]
+
+        monkeypatch.setattr(concrete, "enclosure", enclosure)
+
+    with Session() as session:
+        for reason, settings in (
+            ("guard_time", SETTINGS), ("effort", SETTINGS), ("never", SETTINGS), ("effort", Settings(work=1.0)),
+        ):  # fmt: skip
+            stopped(reason)
+            with pytest.raises(GuardedStop, match="not bounded"):
+                session.reference(task, inputs, settings)
+        assert tried == ["guard_time", "effort", "effort"]
+        with pytest.raises(GuardedStop) as e:
+            session.reference(task, inputs, SETTINGS)
+        assert e.value.reason == "effort"
 
 
 def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
