@@ -94,7 +94,7 @@ def page() -> list[str]:
         "- `MILP`: a network of such operators alone is encoded for solvers. `certificate`: the checker knows it.",
         "",
         "ARG_MAX may end a network: it is executed, and what comes before it is bounded (`tensor: logits`).",
-        "DIV on int8 is by constants only; SQRT and RSQRT on int8 need an input without codes below 0.",
+        "DIV needs a divisor that is not 0 in the region; SQRT and RSQRT on int8 an input without codes below 0.",
         "Every other operator is refused by name. Arithmetic on shapes (SHAPE, STRIDED_SLICE, PACK and so on) is",
         "folded when the model is read. What an engine does not know, it leaves to the others.",
         "",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from qebgate.domains.gap import I64, Gap, Interval, tighten
-from qebgate.domains.layers import Band, CodeBox, Layer, Opaque
+from qebgate.domains.layers import Band, CodeBox, CodeGrid, Layer, Opaque
 from qebgate.domains.linear_map import diagonal
 from qebgate.ir.graph import Graph, Node
 from qebgate.ir.pair import Step
@@ -136,6 +136,12 @@ def saturated(d: Interval, h: Interval, q: Interval, limits: tuple[float, float]
     lo = np.where(q.hi > top, np.minimum(d.lo, down(top - h.hi)), d.lo)
     hi = np.where(q.lo < bottom, np.maximum(d.hi, up(bottom - h.lo)), d.hi)
     return Interval(lo, np.maximum(lo, hi))
+
+
+def within(x: Interval, grid: CodeGrid) -> CodeBox:
+    """All codes that a value in an interval may have, clamped."""
+    lo, hi = np.ceil(down(x.lo / grid.unit)) + grid.zero, np.floor(up(x.hi / grid.unit)) + grid.zero
+    return np.clip(lo, grid.lo, grid.hi).astype(np.int64), np.clip(hi, grid.lo, grid.hi).astype(np.int64)
 
 
 def curve_band(

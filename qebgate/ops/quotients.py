@@ -1,4 +1,4 @@
-"""DIV: by a constant a diagonal map, by what is computed (in float32) a product with a reciprocal.
+"""DIV: by a constant a diagonal map, by what is computed a product with a reciprocal.
 
 The reciprocal is a function of one entry with a line and a rest, and ``x r`` has McCormick's lines: the quotient is a
 linear function of both operands and a rest.
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qebgate.domains.gap import I64, Gap, Interval, tighten
 from qebgate.domains.layers import Affine, Band, Layer, Noise, Opaque
@@ -18,8 +19,8 @@ from qebgate.errors import UnsupportedError
 from qebgate.ir.graph import Graph, Node
 from qebgate.ir.pair import Step
 from qebgate.numerics.rounding import F64, up
-from qebgate.ops.base import Context, label
-from qebgate.ops.curves import both_sides, moved_by
+from qebgate.ops.base import Context, clamp_grid, label, rounding_of
+from qebgate.ops.curves import both_sides, moved_by, saturated, within
 from qebgate.ops.floating import evaluation
 from qebgate.ops.products import bounded, by_constant, constant_count, operand_indices, picked, product_band, times
 from qebgate.ops.roots import Reciprocal
@@ -72,17 +73,20 @@ def _monotone(node: Node, graph: Graph) -> bool:
 
 
 def _by_computed(step: Step, ctx: Context, fn: Node, qn: Node, index: Sequence[I64]) -> Opaque:
-    """Both sides in float32 (see :class:`~qebgate.semantics.div.Div`)."""
+    """The quantized side in float32, or rounded to codes."""
     fa, qa = fn.attrs, qn.attrs
     assert isinstance(fa, BinaryAttrs) and isinstance(qa, BinaryAttrs)
     ctx.same(step, fa.activation, qa.activation, "fused activations")
-    limits = fa.activation.range
+    grid, limits = clamp_grid(qn, ctx.pair.quantized, ctx.runtime, qa.activation), fa.activation.range
+    free = not np.isfinite(limits).any()
     sizes = [ctx.pair.tensors(i)[1].size for i in step.inputs]
     constant = _constant(ctx, fn, qn) if len(index) == 1 else None
     if constant is not None and sizes[0] != constant.size:
         where = f"{ctx.pair.quantized.source.label}: {qn.origin}"
         raise UnsupportedError("QEB435", "no bounds are implemented for DIV by what is broadcast", where=where)
-    own, noise = evaluation(qn, ctx.pair.quantized), ctx.noise(step)
+    noise = ctx.noise(step)
+    own = evaluation(qn, ctx.pair.quantized) if grid is None else None
+    rounding = rounding_of(qn, ctx.pair.quantized, ctx.runtime)
 
     def parts(given: Sequence[Gap]) -> tuple[Gap, Gap, Gap]:
         """Numerator, divisor, and its reciprocal, one entry for every output entry."""
@@ -91,30 +95,46 @@ def _by_computed(step: Step, ctx: Context, fn: Node, qn: Node, index: Sequence[I
         r = tighten(RECIPROCAL.image(y.float), RECIPROCAL.image(y.quantized), moved_by(RECIPROCAL, y))
         return (x[0] if constant is None else _repeated(constant, y.size)), y, Gap(*r)
 
-    def quotient(given: Sequence[Gap], e: F64 | float, eq: F64 | float) -> Gap:
+    def quotient(given: Sequence[Gap], e: F64 | float, eq: tuple[F64 | float, F64 | float]) -> Gap:
+        """Before clamps."""
         x, _, r = parts(given)
         z = bounded(x, r, square=False)
-        h, g, d = z.float.widened(e, e), z.quantized.widened(eq, eq), z.delta.widened(e + eq, e + eq)
-        if np.isfinite(limits).any():  # a clamp does not move two values apart
-            h, g = h.clamp(*limits), g.clamp(*limits)
-            d = Interval(np.minimum(d.lo, 0.0), np.maximum(d.hi, 0.0))
-        return Gap(*tighten(h, g, d))
+        return Gap(z.float.widened(e, e), z.quantized.widened(*eq), z.delta.widened(e + eq[0], e + eq[1]))
 
-    def errors(given: Sequence[Gap]) -> tuple[F64 | float, F64]:
-        return (0.0 if noise is None else noise([x.float for x in given])), own([x.quantized for x in given])
+    def in_float(z: Gap) -> Gap:
+        if free:
+            return Gap(*tighten(z.float, z.quantized, z.delta))
+        # a clamp does not move two values apart
+        h, g, d = z.float.clamp(*limits), z.quantized.clamp(*limits), z.delta
+        return Gap(*tighten(h, g, Interval(np.minimum(d.lo, 0.0), np.maximum(d.hi, 0.0))))
+
+    def errors(given: Sequence[Gap]) -> tuple[F64 | float, tuple[F64 | float, F64 | float]]:
+        e = 0.0 if noise is None else noise([x.float for x in given])
+        if own is None:
+            return e, rounding
+        eq = own([x.quantized for x in given])
+        return e, (eq, eq)
 
     def transform(given: Sequence[Gap]) -> Gap:
-        return quotient(given, *errors(given))
+        z = quotient(given, *errors(given))
+        if grid is None:
+            return in_float(z)
+        codes, h = within(z.quantized, grid), z.float.clamp(*limits)
+        d = saturated(z.delta, h, z.quantized, grid.range) if free else grid.real(codes).minus(h)
+        return Gap(*tighten(h, grid.real(codes), d), codes)
 
     def float_transform(given: Sequence[Gap]) -> Gap:
-        return quotient(given, 0.0, 0.0 if noise is None else noise([x.quantized for x in given]))
+        e = 0.0 if noise is None else noise([x.quantized for x in given])
+        return in_float(quotient(given, 0.0, (e, e)))
 
     def lines(given: Sequence[Gap], out: Gap) -> Band:
-        del out
         (e, eq), (x, y, r) = errors(given), parts(given)
-        return _band(x, y, r, (e, eq), index, sizes)
+        band, slopes = _band(x, y, r, (e, eq), index, sizes)
+        if grid is None:
+            return band
+        q = bounded(x, r, square=False).quantized.widened(*eq)
+        return _clamped(band, slopes, (x, y), out, (q.lo < grid.range[0]) | (q.hi > grid.range[1]))
 
-    free = not np.isfinite(limits).any()
     return Opaque(label(step), step.inputs, step.output, transform, float_transform, lines if free else None)
 
 
@@ -131,8 +151,15 @@ def _repeated(x: Gap, size: int) -> Gap:
     return Gap(tile(x.float), tile(x.quantized), tile(x.delta))
 
 
-def _band(x: Gap, y: Gap, r: Gap, noise: tuple[F64 | float, F64], index: Sequence[I64], sizes: Sequence[int]) -> Band:
-    """``x r`` is a rest away from ``cr x + cx r``, and r a rest away from ``slope y``."""
+def _band(
+    x: Gap,
+    y: Gap,
+    r: Gap,
+    noise: tuple[F64 | float, tuple[F64 | float, F64 | float]],
+    index: Sequence[I64],
+    sizes: Sequence[int],
+) -> tuple[Band, tuple[F64, F64]]:
+    """``x r`` is a rest away from ``cr x + cx r``, and r a rest away from ``slope y``; also the slopes in x and y."""
     here, (e, eq) = [np.arange(y.size)] * 2, noise
     product = product_band([x, r], here)
     cr, cx = (m.forward(np.ones((1, y.size)))[0] for m in product.maps)
@@ -149,10 +176,23 @@ def _band(x: Gap, y: Gap, r: Gap, noise: tuple[F64 | float, F64], index: Sequenc
 
     steep = RECIPROCAL.steep(all_y)
     h = rest(product.float, RECIPROCAL.rest(y.float, slope), y.float, x.float).widened(e, e)
-    g = rest(product.quantized, RECIPROCAL.rest(y.quantized, slope), y.quantized, x.quantized).widened(eq, eq)
+    g = rest(product.quantized, RECIPROCAL.rest(y.quantized, slope), y.quantized, x.quantized).widened(*eq)
     left = times(steep.minus(line), y.delta)
-    d = rest(product.delta, left, y.delta, x.delta).widened(e + eq, e + eq)
+    d = rest(product.delta, left, y.delta, x.delta).widened(e + eq[0], e + eq[1])
     maps = [diagonal(factor, index[-1], sizes[-1])]
     if len(sizes) == 2:
         maps.insert(0, diagonal(cr, index[0], sizes[0]))
-    return Band(tuple(maps), h, g, d)
+    return Band(tuple(maps), h, g, d), (cr if len(sizes) == 2 else np.zeros_like(cr), factor)
+
+
+def _clamped(band: Band, slopes: tuple[F64, F64], given: tuple[Gap, Gap], out: Gap, where: NDArray[np.bool_]) -> Band:
+    """What is left of the result itself where the quantized side may be clamped."""
+
+    def left(value: Interval, x: Interval, y: Interval) -> Interval:
+        one, two = (times(Interval(s, s), v) for s, v in zip(slopes, (x, y), strict=True))
+        return value.minus(one.plus(two))
+
+    x, y = given
+    pick = lambda a, b: Interval(np.where(where, a.lo, b.lo), np.where(where, a.hi, b.hi))  # noqa: E731
+    g = pick(left(out.quantized, x.quantized, y.quantized), band.quantized)
+    return Band(band.maps, band.float, g, pick(left(out.delta, x.delta, y.delta), band.delta))

@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 
 from qebgate.domains.gap import Gap, Interval, tighten
-from qebgate.domains.layers import Affine, Band, CodeBox, CodeGrid, Layer, Opaque
+from qebgate.domains.layers import Affine, Band, Layer, Opaque
 from qebgate.domains.linear_map import LinearMap, Scale
 from qebgate.ir.pair import Step
-from qebgate.numerics.rounding import F64, down, up
+from qebgate.numerics.rounding import F64
 from qebgate.ops.base import Context, code_grid, label, moved, rounding_of
-from qebgate.ops.curves import curve_band, moved_by, saturated
+from qebgate.ops.curves import curve_band, moved_by, saturated, within
 from qebgate.ops.floating import TWICE
 from qebgate.ops.roots import Square
 from qebgate.ops.sums import SubLowering
@@ -90,12 +90,6 @@ def _square(step: Step, ctx: Context, source: int, own: float) -> Opaque:
         return curve_band((SQUARE, SQUARE), x, out, (below + eq, above + eq), e, zero, limits)
 
     return Opaque(label(step), (source,), step.output, transform, float_transform, lines)
-
-
-def within(x: Interval, grid: CodeGrid) -> CodeBox:
-    """All codes that a value in an interval may have, clamped."""
-    lo, hi = np.ceil(down(x.lo / grid.unit)) + grid.zero, np.floor(up(x.hi / grid.unit)) + grid.zero
-    return np.clip(lo, grid.lo, grid.hi).astype(np.int64), np.clip(hi, grid.lo, grid.hi).astype(np.int64)
 
 
 def _difference(step: Step, ctx: Context, inner: int, own: float) -> Affine:

@@ -1,7 +1,6 @@
-"""DIV of two tensors (tensorflow/lite/kernels/div.cc, internal/reference/div.h); on int8 by a constant only.
+"""DIV of two tensors (tensorflow/lite/kernels/div.cc, internal/reference/div.h); XNNPACK leaves int8 to it.
 
-The int8 kernel fails on a divisor of 0, which is a code of every quantized tensor: nothing can be said of a network
-that may stop.  XNNPACK leaves int8 to it.
+The int8 kernel fails on a divisor of 0: such inputs are not executed here either.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from qebgate.errors import UnboundedError
 from qebgate.ir.graph import Graph, Node
 from qebgate.ir.tensor import Array, Tensor
 from qebgate.numerics.fixed_point import I64, Multiplier, divide_by_pot, high_mul
@@ -39,39 +39,44 @@ class Div(Binary):
             require(not zero, "DIV by a constant of 0", node, graph)
         if not y.dtype.is_code:
             return
-        fix = "divide in float32, or multiply"
-        require(b.const is not None, "an int8 DIV by what is computed fails on a divisor of 0", node, graph, fix=fix)
         m = multiplier(a, b, y)
         require(2.0**-20 < m < 2.0**20, "DIV of scales too far apart", node, graph, m)
-        shifts = _shifts(codes_table(a)[:, None] - a.q.z, np.unique(self.divisors(node, graph)), Multiplier.of(m))
+        shifts = _shifts(self.numerators(node, graph)[:, None], self.divisors(node, graph), Multiplier.of(m))
         # beyond, the compiled kernel gives anything: of 0 / c as well
         fits = bool((shifts >= 0).all() and (shifts <= _SHIFTS).all())
         require(fits, "DIV to a scale so coarse that the kernel shifts by more than 31 bits", node, graph, m)
 
+    def numerators(self, node: Node, graph: Graph) -> I64:
+        """All different codes of the first operand less their zero point."""
+        a, _, _ = operands(node, graph)
+        return (codes_table(a) if a.const is None else np.unique(a.const).astype(np.int64)) - a.q.z
+
     def divisors(self, node: Node, graph: Graph) -> I64:
-        """Codes of the constant divisor less their zero point, one for each output entry ``[*shape]``."""
-        _, b, y = operands(node, graph)
-        assert b.const is not None
-        return np.broadcast_to(b.const.astype(np.int64) - b.q.z, y.shape)
+        """All different codes of the second operand less their zero point, without 0."""
+        _, b, _ = operands(node, graph)
+        found = (codes_table(b) if b.const is None else np.unique(b.const).astype(np.int64)) - b.q.z
+        return found[found != 0]
 
     def run_int(self, node: Node, graph: Graph, inputs: Sequence[Array | None], runtime: Runtime) -> Array:
         assert isinstance(node.attrs, BinaryAttrs)
         ta, tb, y = operands(node, graph)
-        a, b = aligned(node, graph, inputs)
-        q = _quotient(a.astype(np.int64) - ta.q.z, b.astype(np.int64) - tb.q.z, Multiplier.of(multiplier(ta, tb, y)))
+        a, b = (v.astype(np.int64) - t.q.z for v, t in zip(aligned(node, graph, inputs), (ta, tb), strict=True))
+        if not b.all():
+            where = f"{graph.source.label}: {node.origin}"
+            raise UnboundedError("QEB440", "an int8 division by 0, on which LiteRT fails", where=where)
+        q = _quotient(a, b, Multiplier.of(multiplier(ta, tb, y)))
         return np.clip(q + y.q.z, *node.attrs.activation.code_range(y, Runtime.BUILTIN)).astype(np.int32)
 
     def table(self, node: Node, graph: Graph) -> tuple[I64, I64]:
-        """All input codes over all different divisors ``[256, K]``, in quanta of the output; and the divisors [K]."""
-        a, b, y = operands(node, graph)
-        different = np.unique(self.divisors(node, graph))
-        return _quotient((codes_table(a) - a.q.z)[:, None], different, Multiplier.of(multiplier(a, b, y))), different
+        """All numerators over all divisors ``[N, K]``, in quanta of the output; and the divisors [K]."""
+        divisors, m = self.divisors(node, graph), Multiplier.of(multiplier(*operands(node, graph)))
+        return _quotient(self.numerators(node, graph)[:, None], divisors, m), divisors
 
     def rounding(self, node: Node, graph: Graph, runtime: Runtime) -> Rounding:
         """Measured on all codes over all divisors; beyond the reach both saturate."""
         a, b, y = operands(node, graph)
         found, divisors = self.table(node, graph)
-        exact = (codes_table(a) - a.q.z)[:, None] * a.q.s / (divisors * b.q.s) / y.q.s
+        exact = self.numerators(node, graph)[:, None] * a.q.s / (divisors * b.q.s) / y.q.s
         off = np.abs(found - exact)[np.abs(exact) <= Rounding.REACH]
         return Rounding.symmetric(max(float(off.max(initial=0.0)), 0.5) + 2.0**-20)
 

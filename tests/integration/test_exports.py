@@ -17,6 +17,7 @@ from tests.laws.pairs import codec_of, grid_cell, task_of
 from tests.semantics.compare import interpret
 
 EXPORTS = {
+    "divlive": {"ABS", "ADD", "DIV"},
     "layernorm": {"MEAN", "MUL", "NEG", "RSQRT", "SQUARED_DIFFERENCE"},
     "l2norm": {"MEAN", "MUL", "RSQRT", "SQUARE"},
     "std": {"SQRT", "SQUARED_DIFFERENCE"},

@@ -25,6 +25,7 @@ def rms(x):
 
 MODELS = {
     "layernorm": [L.Dense(6), L.LayerNormalization(), L.Dense(3)],
+    "divlive": [L.Dense(6), applied(lambda x: x / (1.0 + tf.abs(x))), L.Dense(3)],
     "l2norm": [L.Dense(6), applied(rms), L.Dense(3)],
     "std": [L.Dense(6), applied(lambda x: tf.sqrt(tf.math.squared_difference(x, 0.5) + 0.1)), L.Dense(3)],
     "logsoftmax": [L.Dense(6, activation="relu"), L.Dense(4), applied(tf.nn.log_softmax)],

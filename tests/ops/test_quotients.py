@@ -15,7 +15,7 @@ from qebgate.ops.registry import lower
 from qebgate.runtimes.profiles import DEPLOYED, Runtime
 from qebgate.semantics.execute import run_int
 from tests.laws.contain import Seen, check, samples
-from tests.laws.pairs import Twins, codec_of, grid_cell, load, real_cell, task_of
+from tests.laws.pairs import Twins, codec_of, float_twin, grid_cell, load, real_cell, task_of
 from tests.semantics.compare import interpret
 from tests.semantics.compare import load as read
 from tests.support.tflite_builder import Builder
@@ -109,7 +109,7 @@ def _line_fails(seed: int) -> str | None:
     inverse = quotients.RECIPROCAL
     moved = quotients.moved_by(inverse, y)
     r = Gap(inverse.image(y.float), inverse.image(y.quantized), moved)
-    band = quotients._band(x, y, r, (0.0, np.zeros(N)), [np.arange(N)] * 2, [N, N])
+    band, _ = quotients._band(x, y, r, (0.0, (0.0, 0.0)), [np.arange(N)] * 2, [N, N])
     one, two = (m.matrix.diagonal() for m in band.maps)  # type: ignore[attr-defined]
     f, q = h / k - one * h - two * k, hq / kq - one * hq - two * kq
     for what, bound, v in (("float", band.float, f), ("quantized", band.quantized, q), ("gap", band.delta, q - f)):
@@ -138,12 +138,63 @@ def test_a_divisor_that_may_be_0_is_named() -> None:
     assert e.value.code == "QEB440"
 
 
-def test_an_int8_divisor_that_is_computed_is_refused() -> None:
+def on_codes(kind: str, seed: int, activation: int = 0) -> Twins:
+    """``x / y``, ``c / y`` and ``y / y`` on int8, with y away from 0 in both models."""
+    rng, b, s, z = np.random.default_rng(seed), Builder(), 0.04, int(np.random.default_rng(seed).integers(-40, 40))
+    about, sign = {"scale": s, "zero_point": z}, int(rng.choice([-1, 1]))
+    x, y = b.tensor((1, N), "int8", **about), b.tensor((1, N), "int8", **about)
+    edge = b.tensor((N,), "int8", data=z + sign * rng.integers(4, 60, N), **about)
+    b.op("MAXIMUM" if sign > 0 else "MINIMUM", [x, edge], [y], version=2)
+    c = b.tensor((1, N), "int8", data=rng.integers(-100, 100, (1, N)), **about)
+    out = b.tensor((1, N), "int8", scale=1 / 140, zero_point=int(rng.integers(-100, 100)))
+    ins = {"both": [x, y], "numerator": [c, y], "itself": [y, y]}[kind]
+    b.op("DIV", ins, [out], version=2, fused_activation=activation)
+    model = b.build([x], [out])
+    return load(float_twin(model, rng), model)
+
+
+@pytest.mark.parametrize("kind", ["both", "numerator", "itself"])
+def test_quotients_of_codes(kind: str) -> None:
+    for seed in range(8):
+        assert _codes_fail(kind, seed) is None
+
+
+def _codes_fail(kind: str, seed: int) -> str | None:
+    twins, rng, seen = on_codes(kind, seed, seed % 4), np.random.default_rng(seed), Seen()
+    codec = codec_of(twins.pair)
+    cell = (real_cell if seed % 3 else grid_cell)(twins.pair, codec, rng)
+    task = task_of(twins.pair, cell, codec, DEPLOYED[seed % 3], "float32" if seed % 2 else "real")
+    try:
+        check(task, samples(task, rng, 60), Settings(), seen, twins.float)
+    except InternalError as e:
+        return str(e)
+    return seen.violations[0] if seen.violations else None
+
+
+def test_quotients_of_codes_are_executed_bit_for_bit() -> None:
+    for seed in range(6):
+        for kind in ("both", "numerator", "itself"):
+            twins = on_codes(kind, seed, seed % 4)
+            x = np.random.default_rng(seed).integers(-128, 128, (60, 1, N)).astype(np.int8)
+            graph = read(twins.quantized)
+            for runtime in DEPLOYED:
+                theirs, _ = interpret(twins.quantized, x, runtime)
+                np.testing.assert_array_equal(run_int(graph, x, runtime)[graph.outputs[0]], theirs)
+
+
+def test_an_int8_divisor_of_0_is_not_executed() -> None:
+    """LiteRT fails on it too."""
     b = Builder()
-    x, y = b.tensor((1, N), "int8", scale=0.1), b.tensor((1, N), "int8", scale=0.1)
+    x, y = b.tensor((1, N), "int8", scale=0.1), b.tensor((1, N), "int8", scale=1 / 140)
     b.op("DIV", [x, x], [y], version=2)
-    with pytest.raises(UnsupportedError, match="fails on a divisor of 0"):
-        load(b.build([x], [y]), b.build([x], [y]))
+    model = b.build([x], [y])
+    codes = np.full((1, 1, N), 5, np.int8)
+    assert (run_int(read(model), codes, Runtime.BUILTIN)[1] == interpret(model, codes, Runtime.BUILTIN)[0]).all()
+    codes[0, 0, 2] = 0
+    with pytest.raises(UnboundedError, match="division by 0"):
+        run_int(read(model), codes, Runtime.BUILTIN)
+    with pytest.raises(RuntimeError):
+        interpret(model, codes, Runtime.BUILTIN)
 
 
 def test_where_the_int8_kernel_shifts_too_far() -> None:
@@ -204,7 +255,16 @@ def _straight(m: Patch) -> None:
     m.setattr(quotients.Reciprocal, "rest", lambda self, x, slope: Interval.point(1.0 / x.lo - slope * x.lo))
 
 
+def _no_rounding(m: Patch) -> None:
+    m.setattr(quotients, "rounding_of", lambda *_: (np.zeros(N), np.zeros(N)))
+
+
 MUTANTS = (
+    (
+        "codes that are not rounded",
+        _no_rounding,
+        lambda: next(filter(None, (_codes_fail("both", k) for k in range(20))), None),
+    ),
     ("the reciprocal moves too little", _wrong_slope, lambda: fails("both", 30)),
     ("the reciprocal rises", _other_way, lambda: fails("numerator", 30)),
     ("the reciprocal is a line", _straight, lambda: next(filter(None, map(_line_fails, range(20))), None)),

@@ -93,11 +93,11 @@ def _wrong_shape(b: Builder) -> tuple[int, int]:
     return x, y
 
 
-def _division(constant: int | None, scale: float = 0.5, dtype: str = "int8") -> Callable[[Builder], tuple[int, int]]:
+def _division(constant: int, scale: float = 0.5, dtype: str = "int8") -> Callable[[Builder], tuple[int, int]]:
     def make(b: Builder) -> tuple[int, int]:
         about = {"scale": 0.5} if dtype == "int8" else {}
         x, y = b.tensor((1, 4), dtype, **about), b.tensor((1, 4), dtype, **({"scale": scale} if about else {}))
-        c = x if constant is None else b.tensor((1,), dtype, data=[constant], **about)
+        c = b.tensor((1,), dtype, data=[constant], **about)
         b.op("DIV", [x, c], [y], version=2)
         return x, y
 
@@ -129,7 +129,6 @@ REFUSED: dict[str, tuple[Callable[[Builder], tuple[int, int]], str]] = {
     "computed weights": (_live_weights, "not constant"),
     "a constant divisor of 0": (_division(0), "constant of 0"),
     "a constant divisor of 0 in float": (_division(0, dtype="float32"), "constant of 0"),
-    "a divisor that is computed": (_division(None), "fails on a divisor of 0"),
     "a quotient that is shifted away": (_division(100, scale=30.0), "more than 31 bits"),
     "a square that aborts": (_squares(2.0**-15), "aborts"),
     "log softmax output scale": (_unary("LOG_SOFTMAX", I8, I8), "1/16"),
