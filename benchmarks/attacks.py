@@ -33,7 +33,9 @@ from qebgate.evidence import Bound, Evidence
 from qebgate.gate import check
 from qebgate.ir.graph import Graph
 from qebgate.ir.pair import Pair
+from qebgate.ir.tensor import Array
 from qebgate.milp.mathopt import Ending, Raw
+from qebgate.numerics.rounding import F64
 from qebgate.planted import LEAST, MOST, Planted, disguised, planted
 from qebgate.policy import parse_policy
 from qebgate.properties import Property
@@ -44,9 +46,12 @@ from qebgate.semantics.execute import run_float
 from qebgate.task import Budget, Task
 from qebgate.verdict import judge
 
+NODES: Any = 0.3
+"""Of the milp's budget: less than one, as programs so small get nodes in proportion."""
 BUDGET = Budget(
-    enumerate=1 << 17, slopes=10, cells=64, split=64, falsify=1 << 10, branch=8, milp=0.3, seconds=60.0, memory=4 << 30
-)
+    enumerate=1 << 17, slopes=10, cells=64, split=64, falsify=1 << 10, branch=8, milp=NODES, seconds=60.0,
+    memory=4 << 30,
+)  # fmt: skip
 ALONE = tuple(dict.fromkeys(e.name for e in portfolio.ORDER if e.name not in ("segment", "probe", "statistical")))
 BOUNDING = tuple(n for n in ALONE if n not in EXECUTING)
 CHAINS: dict[str, tuple[str, ...] | None] = {**{n: (n,) for n in ALONE}, "all but executing": BOUNDING, "all": None}
@@ -60,8 +65,8 @@ class Truth:
 
     pair: Pair
     task: Task
-    least: np.ndarray
-    most: np.ndarray
+    least: F64
+    most: F64
     worst: float
 
 
@@ -77,15 +82,16 @@ class Tally:
 class Direct(Session):
     """A session whose interpreters live in this process: the models are our own, and there are hundreds of them."""
 
-    def outputs(self, graph: Graph, x: np.ndarray, runtime: Runtime) -> np.ndarray:
+    def outputs(self, graph: Graph, x: Array, runtime: Runtime) -> F64:
         from ai_edge_litert import interpreter as litert
 
         kind = getattr(litert.OpResolverType, runtime.resolver)
         content = Path(graph.source.path).read_bytes()
         it = litert.Interpreter(model_content=content, experimental_op_resolver_type=kind, num_threads=1)
         it.allocate_tensors()
-        source, target = it.get_input_details()[0], it.get_output_details()[0]["index"]
-        y: list[np.ndarray] = []
+        source: Any = it.get_input_details()[0]
+        target: Any = it.get_output_details()[0]["index"]
+        y: list[Array] = []
         for row in x.astype(source["dtype"]):
             it.set_tensor(source["index"], row.reshape(source["shape"]))
             it.invoke()
@@ -100,9 +106,8 @@ def truth(p: Planted, runtime: Runtime, folder: Path, session: Session) -> Truth
     side = np.arange(LEAST, MOST + 1, dtype=np.int32)
     codes = np.stack(np.meshgrid(side, side, indexing="ij"), -1).reshape(-1, 1, 2)
     lo, hi = np.full((1, 2), LEAST, np.int32), np.full((1, 2), MOST, np.int32)
-    cell = Cell(
-        *(codec.grid(c).astype(np.float64) for c in (lo, hi)), (lo, hi), 0, codec.grid(0 * lo).astype(np.float64)
-    )
+    real = lambda c: codec.grid(c).astype(np.float64)  # noqa: E731
+    cell = Cell(real(lo), real(hi), (lo, hi), 0, real(0 * lo))
     k = pair.float.output.size
     task = Task(pair, cell, codec, Property("max_abs", 1.0), tuple(range(k)), runtime)
     gaps = [all_gaps(pair, runtime, np.float32)]

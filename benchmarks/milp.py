@@ -32,7 +32,7 @@ from qebgate.milp import mathopt
 from qebgate.milp.mathopt import Limits, Result
 from qebgate.properties import Property
 from qebgate.regions import InputCodec, Region, expand
-from qebgate.task import Budget
+from qebgate.task import Budget, Task
 
 COMMAND = "OPENBLAS_NUM_THREADS=1 python -m benchmarks.milp"
 NAMES = {1: "mnist_1blk_100", 2: "mnist_2blk_100_100", 3: "mnist_3blk_100_100_100"}
@@ -57,9 +57,10 @@ HEAD = [
 
 @dataclass(frozen=True)
 class Case:
-    """One program, both solvers' bounds in real units (None: none) and processor seconds."""
+    """One program, both solvers' bounds of ``sign`` times the gap in real units (None: none) and processor seconds."""
 
     label: str
+    sign: int
     dra: float
     seen: float
     exact: bool
@@ -85,8 +86,8 @@ class Case:
         return f"| {' | '.join(cells)} |"
 
 
-def cases(data: Path, key: tuple[int, int, int, float], seconds: float) -> Iterator[Case]:
-    """Both encodings of one task."""
+def published(data: Path, key: tuple[int, int, int, float]) -> Task:
+    """One of the published tasks."""
     layers, bits, sample, limit = key
     samples = np.load(data / "mnist_samples.npz", allow_pickle=False)
     row = samples["x"][samples["index"].tolist().index(sample)]
@@ -94,7 +95,12 @@ def cases(data: Path, key: tuple[int, int, int, float], seconds: float) -> Itera
     (i,) = expand(
         Region("ball", 3.0, "lsb", "grid", "codes"), InputCodec.of(pair.quantized), (1, 784), row[None, None], [0]
     )
-    task = replace(task_of(pair, i.cell, predicted(pair, i.cell)), prop=Property("max_abs", limit))
+    return replace(task_of(pair, i.cell, predicted(pair, i.cell)), prop=Property("max_abs", limit))
+
+
+def cases(task: Task, label: str, seconds: float) -> Iterator[Case]:
+    """Both encodings of one task about one output."""
+    limit = task.prop.limit
     with Session() as session:
         known = Falsify().run(task, [], Budget(falsify=1 << 13), session)
         known += Dra().run(task, known, Budget(), session)
@@ -113,7 +119,7 @@ def cases(data: Path, key: tuple[int, int, int, float], seconds: float) -> Itera
         for solver in SOLVERS:
             r, spent = solve(e, solver, seconds)
             results.append((r, None if r.dual is None else real_bound(e, e.model, r.dual), spent))
-        yield Case(f"{layers}, {bits}, {sample}, {limit:g}", ends[1], seen, exact, e, tuple(results), limit)
+        yield Case(label, sign, ends[1], seen, exact, e, tuple(results), limit)
 
 
 def solve(e: Encoded, solver: mathopt.Solver, seconds: float) -> tuple[Result, float]:
@@ -137,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows: list[str] = []
     wrong = 0
     for key in TASKS[: args.tasks]:
-        for case in cases(data, key, args.seconds):
+        for case in cases(published(data, key), "{}, {}, {}, {:g}".format(*key), args.seconds):
             rows.append(case.row())
             wrong += case.wrong
             sys.stderr.write(rows[-1] + "\n")
