@@ -24,7 +24,7 @@ from qebgate.numerics.rounding import F64, U64
 from qebgate.regions.cell import Cell
 from qebgate.runtimes.profiles import Runtime
 from qebgate.runtimes.replay import Replayer
-from qebgate.semantics.execute import run_float, run_int
+from qebgate.semantics.execute import require_numbers, run_float, run_int
 from qebgate.task import Task, witnessed
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def quantized_outputs(task: Task, inputs: Inputs) -> F64:
     graph = task.pair.quantized
     given = inputs.x if inputs.codes is None else inputs.codes
     y = run_int(graph, given, task.runtime)[graph.outputs[0]]
+    require_numbers(y, graph)
     return real_values(graph, y)[:, list(task.outputs)]
 
 
@@ -81,6 +82,7 @@ def float_outputs(task: Task, inputs: Inputs) -> F64:
     """Float outputs ``[B, K]`` in float64."""
     graph = task.pair.float
     y = run_float(graph, inputs.x, dtype=np.float64)[graph.outputs[0]]
+    require_numbers(y, graph)
     return y.reshape(len(y), -1)[:, list(task.outputs)]
 
 

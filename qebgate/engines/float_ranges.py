@@ -19,6 +19,7 @@ from qebgate.ir.pair import Pair
 from qebgate.ir.tensor import Array
 from qebgate.numerics.rounding import F64
 from qebgate.semantics.base import Activation, apply_activation
+from qebgate.semantics.execute import PARTIAL, require_numbers
 from qebgate.semantics.registry import ALL_SEMANTICS
 
 Ranges = Mapping[int, Interval]
@@ -48,6 +49,8 @@ class FloatExecution:
         for node in graph.nodes:
             args = [None if i < 0 else live[i] if i in live else graph.tensors[i].const for i in node.inputs]
             z, y = _both(node, graph, args)
+            if node.op in PARTIAL:
+                require_numbers(z, graph)
             out = node.outputs[0]
             _keep(self._before, out, z)
             if y is not z:

@@ -124,7 +124,7 @@ def _by_computed(step: Step, ctx: Context, fn: Node, qn: Node, index: Sequence[I
         return Gap(*tighten(h, grid.real(codes), d), codes)
 
     def float_transform(given: Sequence[Gap]) -> Gap:
-        e = 0.0 if noise is None else noise([x.quantized for x in given])
+        e = 0.0 if noise is None else _each(noise, [x.quantized for x in given], sizes)
         return in_float(quotient(given, 0.0, (e, e)))
 
     def lines(given: Sequence[Gap], out: Gap) -> Band:
@@ -143,6 +143,13 @@ def _constant(ctx: Context, fn: Node, qn: Node) -> Gap:
     f, q = _operand(fn, ctx.pair.float, 0), _operand(qn, ctx.pair.quantized, 0)
     h, g = Interval.point(f), Interval.point(q)
     return Gap(h, g, g.minus(h))
+
+
+def _each(noise: Noise, given: Sequence[Interval], sizes: Sequence[int]) -> F64:
+    """The error of one input, or of several, one behind the other."""
+    count = given[0].lo.size // sizes[0]
+    rows = [[Interval(x.lo.reshape(count, -1)[k], x.hi.reshape(count, -1)[k]) for x in given] for k in range(count)]
+    return np.concatenate([noise(row) for row in rows])
 
 
 def _repeated(x: Gap, size: int) -> Gap:

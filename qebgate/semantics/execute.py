@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from qebgate.errors import DataError, InternalError
+from qebgate.errors import DataError, InternalError, UnboundedError
 from qebgate.ir.graph import Graph, Node
 from qebgate.ir.tensor import Array, DType
 from qebgate.runtimes.profiles import Runtime
@@ -33,6 +33,8 @@ ONE_ROUNDING = frozenset(
     }
 )
 """Operators whose float32 result is the same in every runtime."""
+PARTIAL = frozenset({"DIV", "RSQRT", "SQRT"})
+"""Operators that are not defined everywhere."""
 _CHUNK_ELEMENTS = 1 << 20
 """Elements of the largest tensor that are computed at once, so that intermediate results stay in the caches."""
 
@@ -62,6 +64,13 @@ def run_node(node: Node, graph: Graph, args: Sequence[Array | None], runtime: Ru
     if graph.is_hybrid(node) and node.op == "FULLY_CONNECTED":
         return run_hybrid(node, graph, x, runtime)
     return ALL_SEMANTICS[node.op].run_float(node, graph, args)
+
+
+def require_numbers(y: Array, graph: Graph) -> None:
+    """UnboundedError where a graph with partial operators gave what is no number."""
+    if not np.isfinite(y).all() and any(n.op in PARTIAL for n in graph.nodes):
+        message = "the model divides by 0 at an input of the region, or takes the root of a number below 0"
+        raise UnboundedError("QEB440", message, where=graph.source.label)
 
 
 def exact(graph: Graph) -> bool:
