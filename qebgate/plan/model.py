@@ -18,7 +18,7 @@ EFFORT: dict[str, Budget] = {
     "quick": Budget(enumerate=1 << 14, dra=2e10, slopes=0, cells=256, split=64, falsify=1 << 12, branch=0, milp=0),
     "standard": Budget(),
     "deep": Budget(
-        enumerate=1 << 24, dra=2e12, lp=300, cells=1 << 16, split=1 << 15, falsify=1 << 18, branch=1 << 15, milp=1 << 14
+        enumerate=1 << 24, dra=2e12, lp=300, cells=1 << 16, split=1 << 15, falsify=1 << 18, branch=1 << 16, milp=1 << 14
     ),
 }
 """Deterministic work limits of the policy's `effort`."""
