@@ -113,6 +113,7 @@ def test_trees_of_the_engine(name: str) -> None:
 
 def test_trees_that_were_grown_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tree, "SCOUTED", 2)
+    monkeypatch.setattr(tree, "ALIKE", 9)
     anew: list[float] = []
     plain = tree.Tree._again
 

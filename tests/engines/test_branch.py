@@ -181,12 +181,14 @@ def test_bounds_contain_the_exact_truth(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_trees_that_are_grown_anew_contain_it_too(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tree, "SCOUTED", 9)
+    monkeypatch.setattr(tree, "ALIKE", 9)
     assert _violations(seed) == []
 
 
 def test_a_tree_that_is_given_up_leaves_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever the next one is interrupted, and before that has a root."""
     monkeypatch.setattr(tree, "SCOUTED", 9)
+    monkeypatch.setattr(tree, "ALIKE", 9)
     given_up = 0
     for seed in range(6):
         net, lo, hi = _question(seed)

@@ -37,6 +37,8 @@ TRUST = 2.0
 """Splits of one neuron that weigh as much as the mean of all neurons."""
 SCOUTED = 4096
 """Nodes after which a tree is grown anew, once, by what its splits have gained: the first splits matter most."""
+ALIKE = 1
+"""Layers that have been split at most, for that: in deeper networks it was seen to gain nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ class Tree:
         widest = max(layer.m for layer in self.dual.layers)
         size = max(1, min(BATCH, CACHE // (2 * widest)))
         while self.open and self.bound > enough and self.nodes < most and not self.over:
-            if self.nodes >= SCOUTED and self.scouted is None:
+            if self.nodes >= SCOUTED and self.scouted is None and len({v for v, _ in self.experience}) <= ALIKE:
                 self._plant(enough, pulse)
             parts: list[tuple[tuple[Split, ...], Node]] = []
             while self.open and len(parts) < 2 * size:
