@@ -20,9 +20,9 @@ from qebgate.certify.box import Box
 from qebgate.certify.bundle import MAX_LEAVES, arrays_of, rounded, write
 from qebgate.certify.check import Hints, Question, Shape, bounds, hull, program_of, shape_of
 from qebgate.certify.errors import EvidenceError
+from qebgate.certify.forms import Splits, Targets
 from qebgate.certify.recheck import claim_of
 from qebgate.certify.rows import Program
-from qebgate.certify.walk import Splits, Targets
 from qebgate.engines.branch.certificate import branch_certificate
 from qebgate.engines.dra.certificate import Certificate, certificate
 from qebgate.engines.dra.program import direct

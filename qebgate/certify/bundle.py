@@ -23,7 +23,7 @@ from qebgate.adapters.files import read_file
 from qebgate.certify.box import Box
 from qebgate.certify.check import Hints, Shape
 from qebgate.certify.errors import EvidenceError
-from qebgate.certify.walk import Splits, Targets
+from qebgate.certify.forms import Splits, Targets
 from qebgate.errors import DataError, printable
 from qebgate.ir.tensor import Array
 

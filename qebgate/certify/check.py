@@ -10,8 +10,9 @@ import numpy as np
 from qebgate.certify.box import Box
 from qebgate.certify.cover import is_tree
 from qebgate.certify.execute import executed
+from qebgate.certify.forms import Form, Slopes, Targets
 from qebgate.certify.rows import Program, rows_of
-from qebgate.certify.walk import Form, Slopes, Targets, Walk
+from qebgate.certify.walk import Walk
 from qebgate.ir.pair import Pair
 from qebgate.numerics.rounding import F64
 from qebgate.regions.cell import Cell, InputCodec

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
-from qebgate.certify.walk import Targets
+from qebgate.certify.forms import Targets
 from qebgate.numerics.rounding import F64
 
 STEPS = 200_000

@@ -13,7 +13,8 @@ import numpy as np
 
 from qebgate.certify.box import I64, Box
 from qebgate.certify.errors import EvidenceError
-from qebgate.certify.rows import ROOT, Layer, Matrix, Program, forward
+from qebgate.certify.matrices import Matrix, forward
+from qebgate.certify.rows import ROOT, Layer, Program
 from qebgate.ir.pair import Pair
 from qebgate.numerics.rounding import F64, SAFETY, TINY64, down, gamma, up
 from qebgate.regions.cell import Cell, InputCodec

@@ -11,135 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qebgate.certify.box import I64, Box
 from qebgate.certify.errors import EvidenceError, cannot
-from qebgate.certify.neuron import Corners, Neurons
-from qebgate.certify.rows import ROOT, Grid, Layer, Matrix, Program, back, forward, minus, picked
+from qebgate.certify.forms import Facts, Form, Found, Lines, Rows, Slopes, Splits, Targets, Value, plus
+from qebgate.certify.matrices import Matrix, back, forward, minus, picked
+from qebgate.certify.neuron import Neurons
+from qebgate.certify.rows import ROOT, Grid, Layer, Program
 from qebgate.numerics.rounding import F64, SAFETY, TINY64, U64, down, gamma, up
 
 CHUNK = 1 << 22
 """Bytes of one array of coefficients, about."""
 UNDERFLOW = 1e-280
-
-Slopes = Mapping[int, F64]
-"""Value -> slopes ``[10, m]``: of h above, below; of hq above, below; of delta (D, z, zq) above, below."""
-Multipliers = Mapping[int, F64]
-"""Value -> multiples ``[2, R, m]`` of z and zq that each of R forms goes on with below that value."""
-Kind = Literal["z", "q", "d", "gap"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Targets:
-    """Quantities of single neurons of one value, times +1 or -1, with multipliers for the bound of each.
-
-    ``kind`` is z, zq or D of the value's layer, or the gap of the value itself.  With ``splits`` the targets are one
-    and the same, each in the part of the region that its splits leave; together the parts must be all of it.
-    """
-
-    value: int
-    kind: Kind
-    entries: NDArray[np.intp]
-    signs: F64
-    multipliers: Multipliers
-    splits: Mapping[int, Splits] = field(default_factory=dict[int, "Splits"])
-    """Value -> splits of its layer's neurons."""
-
-    def some(self, part: slice) -> Targets:
-        """Some of the targets."""
-        few = {k: v[:, part] for k, v in self.multipliers.items()}
-        splits = {k: s.of_rows(part) for k, s in self.splits.items()}
-        return replace(self, entries=self.entries[part], signs=self.signs[part], multipliers=few, splits=splits)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Splits:
-    """Neurons of one layer, each in a row of a group of targets: ends, maybe infinite, of z and of the centred code."""
-
-    row: NDArray[np.intp]
-    neuron: NDArray[np.intp]
-    z: Box
-    code: Box
-
-    def of_rows(self, part: slice) -> Splits:
-        """Those of some rows, counted from the first of them."""
-        at = np.flatnonzero((self.row >= part.start) & (self.row < part.stop))
-        z, code = (Box(b.lo[at], b.hi[at]) for b in (self.z, self.code))
-        return Splits(self.row[at] - part.start, self.neuron[at], z, code)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Value:
-    """Intervals of h, hq and their gap, and of hq's codes."""
-
-    h: Box
-    g: Box
-    d: Box
-    codes: tuple[I64, I64] | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Facts:
-    """What is known of a layer before its lines: intervals of z, zq, D; E; magnitudes behind z, zq, D; hq, its codes.
-
-    ``corners`` are None for exact layers without multipliers.
-    """
-
-    z: Box
-    q: Box
-    d: Box
-    noise: F64
-    sizes: tuple[F64, F64, F64]
-    g: Box
-    codes: tuple[I64, I64] | None
-    corners: Corners | None = None
-
-
-Found = tuple[Box, Box, Box, F64, tuple[F64, F64, F64]]
-"""z, zq, D, noise and sizes of a layer, as in Facts."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Lines:
-    """Slopes ``[10, m]``, intercepts ``[6, m]`` (h, hq, delta, each above and below), sizes [3, m] behind them."""
-
-    slopes: F64
-    intercepts: F64
-    sizes: F64
-
-
-@dataclass(slots=True, eq=False)
-class Form:
-    """Coefficients ``[R, n]`` of h, hq and delta; None stands for zeros."""
-
-    h: F64 | None = None
-    g: F64 | None = None
-    d: F64 | None = None
-
-    def __add__(self, other: Form) -> Form:
-        return Form(_sum(self.h, other.h), _sum(self.g, other.g), _sum(self.d, other.d))
-
-
-@dataclass(slots=True, eq=False)
-class Rows:
-    """Forms on their way down: what they hold besides coefficients, one entry a row."""
-
-    live: dict[int, Form]
-    constant: F64
-    noise: F64
-    weight: F64
-    x: F64 | None = None
-    """Coefficients of the region's input, at the end."""
-    empty: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(1, np.bool_))
-    """Whether nothing is left of the region there."""
-
-
-def _sum(a: F64 | None, b: F64 | None) -> F64 | None:
-    return b if a is None else a if b is None else a + b
 
 
 @dataclass
@@ -371,7 +257,7 @@ class Walk:
             if given is None or corners is None:
                 self._through(rows, layer, *self._relaxed(rows, form, self.lines[layer.output]))
                 continue
-            ah, ag = (_sum(v, None if form.d is None else s * form.d) for v, s in ((form.h, -1), (form.g, 1)))
+            ah, ag = (plus(v, None if form.d is None else s * form.d) for v, s in ((form.h, -1), (form.g, 1)))
             terms = [np.zeros_like(given[0]) if v is None else v for v in (ah, ag)] + list(given)
             best = corners.supremum(*terms)
             splits = None if targets is None else targets.splits.get(layer.output)
@@ -435,16 +321,16 @@ class Walk:
                 rows.weight = rows.weight + np.abs(a) @ size
         if ROOT in layer.inputs and d is not None:  # D is zq - z there: both sides are of the same x
             rows.weight = rows.weight + np.abs(d) @ (facts.sizes[0] + facts.sizes[1])
-        own = _sum(z, None if d is None else -d)
+        own = plus(z, None if d is None else -d)
         if layer.noise is not None and own is not None:  # z has the error, and D has it with the other sign
             rows.noise = rows.noise + np.abs(own) @ facts.noise
         for j, i in enumerate(layer.inputs):
             f, g, diff = layer.f[j], layer.q[j], self._differences[layer.output][j]
             if i == ROOT:
-                for c, m in ((own, f), (_sum(q, d), g)):
-                    rows.x = _sum(rows.x, None if c is None else back(c, m))
+                for c, m in ((own, f), (plus(q, d), g)):
+                    rows.x = plus(rows.x, None if c is None else back(c, m))
                 continue
-            h = _sum(None if z is None else back(z, f), None if d is None else back(d, diff))
+            h = plus(None if z is None else back(z, f), None if d is None else back(d, diff))
             form = Form(h, None if q is None else back(q, g), None if d is None else back(d, g))
             rows.live[i] = rows.live[i] + form if i in rows.live else form
 

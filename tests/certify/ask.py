@@ -7,7 +7,8 @@ import numpy as np
 from qebgate.certificates import hints_of
 from qebgate.certify.box import Box
 from qebgate.certify.check import Hints, Question, program_of, shape_of
-from qebgate.certify.walk import Targets, Walk
+from qebgate.certify.forms import Targets
+from qebgate.certify.walk import Walk
 from qebgate.engines.dra.certificate import certificate
 from qebgate.task import Budget, Task
 from tests.semantics.cases import Rng

@@ -12,7 +12,8 @@ from qebgate.certificates import with_trees
 from qebgate.certify.box import Box
 from qebgate.certify.check import Hints, bounds, program_of, shape_of
 from qebgate.certify.cover import is_tree
-from qebgate.certify.walk import Splits, Targets, Walk
+from qebgate.certify.forms import Splits, Targets
+from qebgate.certify.walk import Walk
 from qebgate.engines.branch import tree
 from qebgate.plan import EFFORT
 from qebgate.properties import Property
