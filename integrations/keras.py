@@ -87,7 +87,7 @@ class QuantizationGate(_Hooks):
     it is then; of a model of quantization-aware training, the float network of its weights.
 
     Epoch logs, and so the history and every callback that comes after this one, get ``qebgate_gap_proven``,
-    ``qebgate_gap_witnessed`` (NaN: not established) and ``qebgate_passed`` (1 or 0), those of the last check.
+    ``qebgate_gap_witnessed`` (infinite: not established; NaN would be the best value for EarlyStopping) and ``qebgate_passed`` (1 or 0), those of the last check.
     ``on_fail``: ``log`` nothing more than that, ``stop`` the training, or ``raise`` QuantizationGateError with the
     explanation.  Raises QebgateError where the converted models cannot be analysed.
     """
@@ -168,10 +168,10 @@ class QuantizationGate(_Hooks):
 
     def _figures(self) -> dict[str, float]:
         r = self.result
-        nan = float("nan")
+        unknown = float("inf")
         return {
-            "qebgate_gap_proven": nan if r is None or r.proven is None else r.proven,
-            "qebgate_gap_witnessed": nan if r is None or r.witnessed is None else r.witnessed,
+            "qebgate_gap_proven": unknown if r is None or r.proven is None else r.proven,
+            "qebgate_gap_witnessed": unknown if r is None or r.witnessed is None else r.witnessed,
             "qebgate_passed": float(r is not None and r.verdict == "pass"),
         }
 

@@ -78,7 +78,7 @@ def test_callback_in_fit(how: str, root: Path, digits: Path, tmp_path: Path) -> 
     }
     # after epoch 1 nothing is known, after 2 and 3 what was found after 2; the end of training is checked once more
     passed, gaps, seen = (said["history"][k] for k in said["logs"])
-    assert passed == [0.0, 1.0, 1.0] and math.isnan(gaps[0]) and math.isnan(seen[0])
+    assert passed == [0.0, 1.0, 1.0] and math.isinf(gaps[0]) and math.isinf(seen[0])
     assert gaps[1] == gaps[2] != proven and 0 < seen[1] <= gaps[1]
     assert [len(v) for v in said["at_end"].values()] == [1, 1, 1]
     assert said["early"] == 2 and said["stopped"] == 1
