@@ -87,7 +87,8 @@ class QuantizationGate(_Hooks):
     it is then; of a model of quantization-aware training, the float network of its weights.
 
     Epoch logs, and so the history and every callback that comes after this one, get ``qebgate_gap_proven``,
-    ``qebgate_gap_witnessed`` (infinite: not established; NaN would be the best value for EarlyStopping) and ``qebgate_passed`` (1 or 0), those of the last check.
+    ``qebgate_gap_witnessed`` (infinite: not established; EarlyStopping would take NaN for the best) and
+    ``qebgate_passed`` (1 or 0), those of the last check.
     ``on_fail``: ``log`` nothing more than that, ``stop`` the training, or ``raise`` QuantizationGateError with the
     explanation.  Raises QebgateError where the converted models cannot be analysed.
     """
