@@ -14,6 +14,7 @@ from qebgate.semantics.base import Activation, Rounding
 from qebgate.semantics.delegation import owner
 from qebgate.semantics.moves import MOVES
 from qebgate.semantics.registry import SEMANTICS
+from qebgate.semantics.resize_bilinear import ResizeBilinear
 from tests.semantics.cases import CASES
 from tests.semantics.compare import ABSENT, interpret, load
 from tests.semantics.more_cases import FLOAT_ONLY
@@ -44,13 +45,16 @@ def _shadow(graph: Graph) -> Graph:
     return replace(graph, tensors=tuple(tensors), nodes=(replace(node, attrs=attrs),))
 
 
-def _real(graph: Graph, x: np.ndarray) -> np.ndarray:
+def _real(graph: Graph, x: np.ndarray, runtime: Runtime) -> np.ndarray:
     """Exact real results (float64) of one operator, before its activation."""
     source = graph.input
     real = x.astype(np.float64) if source.quant is None else source.q.dequantize(x)
     node = graph.nodes[0]
     if node.op in ("QUANTIZE", "DEQUANTIZE"):
         return real
+    if node.op == "RESIZE_BILINEAR":  # between the positions that the kernel has, which are a linear map of its own
+        rows, columns = ResizeBilinear().integer(node, graph, runtime)
+        return columns.apply(rows.apply(real, 2), 3) / (rows.unit * columns.unit)
     shadow = _shadow(graph)
     args = [None if i < 0 else real if i == graph.inputs[0] else shadow.tensors[i].const for i in node.inputs]
     return SEMANTICS[node.op].run_float(shadow.nodes[0], shadow, args)
@@ -79,7 +83,7 @@ def test_envelope(op: str, runtime: Runtime) -> None:
         graph = load(case.model)
         node, out = graph.nodes[0], graph.output
         theirs = interpret(case.model, case.x, runtime)[0].astype(np.float64)
-        real = _real(graph, case.x)
+        real = _real(graph, case.x, runtime)
         envelope = SEMANTICS[op].rounding(node, graph, runtime)
         slack = 1e-9  # of this test's own float64 arithmetic
         if op == "DEQUANTIZE":
@@ -148,5 +152,5 @@ def _check_inside(model: bytes, x: np.ndarray, runtime: Runtime) -> None:
     graph = load(model)
     node, out = graph.nodes[0], graph.output
     theirs = interpret(model, x, runtime)[0].astype(np.float64)
-    y = np.clip(_real(graph, x) / out.q.s + out.q.z, -128, 127)
+    y = np.clip(_real(graph, x, runtime) / out.q.s + out.q.z, -128, 127)
     assert (np.abs(theirs - y) <= SEMANTICS[node.op].rounding(node, graph, runtime).above + 1e-9).all()
