@@ -16,7 +16,8 @@ from qebgate.runtimes.profiles import Runtime
 from qebgate.task import Task
 from tests.engines.test_reached import few_free
 from tests.engines.tiny import RUNTIMES, tiny
-from tests.laws.pairs import codec_of, one_operator, random_pair, task_of
+from tests.laws.pairs import codec_of, load, one_operator, random_pair, task_of
+from tests.support.tflite_builder import Builder
 
 CASES = (
     "dense_4-int8",
@@ -144,6 +145,28 @@ def test_what_has_no_integer_program_is_told() -> None:
     m = integer_maximum(t.task(t.whole, Runtime.BUILTIN), 0, work=1.0, seconds=5.0)
     assert m.bound is None
     assert m.result.trouble == "operator #2 SOFTMAX is not linear"
+
+
+def test_a_last_step_in_float32_has_no_integer_program() -> None:
+    """Its rounding is no part of the network's function on integers."""
+    weights = np.array([[0.5, 1.0, -2.0, 0.25]], np.float32)
+    b = Builder()
+    codes = b.tensor((1, 4), "int8", scale=0.03125, zero_point=5)
+    read, y, w = b.tensor((1, 4)), b.tensor((1, 1)), b.tensor((1, 4), data=weights)
+    b.op("DEQUANTIZE", [codes], [read], version=2)
+    b.op("FULLY_CONNECTED", [read, w, -1], [y])
+    quantized = b.build([codes], [y])
+    b = Builder()
+    x, y, w = b.tensor((1, 4)), b.tensor((1, 1)), b.tensor((1, 4), data=weights)
+    b.op("FULLY_CONNECTED", [x, w, -1], [y])
+    pair = load(b.build([x], [y]), quantized).pair
+    codec = codec_of(pair)
+    cell = few_free(pair, np.random.default_rng(0), 2)
+    task = task_of(pair, cell, codec, Runtime.BUILTIN)
+    m = integer_maximum(task, 0, work=1.0, seconds=5.0)
+    assert m.bound is None
+    assert m.result.trouble is not None
+    assert "computed in real numbers" in m.result.trouble
 
 
 def test_bound_of_the_gap() -> None:
