@@ -39,9 +39,9 @@ def logf(x: F32) -> F32:
     return _apply("logf", np.log, x)
 
 
-def erff(x: F32) -> F32:
-    """``erff`` of every element."""
-    return _apply("erff", scipy.special.erf, x)
+def erfcf(x: F32) -> F32:
+    """``erfcf`` of every element."""
+    return _apply("erfcf", scipy.special.erfc, x)
 
 
 def _apply(name: str, stand_in: Callable[[NDArray[np.float64]], NDArray[np.float64]], x: F32) -> F32:

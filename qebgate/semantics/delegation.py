@@ -79,6 +79,12 @@ def _add(node: Node, graph: Graph, y: Tensor) -> bool:
     return all(2.0**-10 <= float(r) < 2.0**8 for r in ratios)
 
 
+def _mul(node: Node, graph: Graph, y: Tensor) -> bool:
+    """Only while the ratio of scales fits the kernel's multiplier."""
+    a, b = (np.float32(graph.tensors[i].q.s) for i in node.inputs)
+    return 2.0**-16 <= float(a * b / np.float32(y.q.s)) < 2.0**8
+
+
 def _leaky_relu(node: Node, graph: Graph, y: Tensor) -> bool:
     """Only while both ratios fit the kernel's multipliers."""
     ratio = np.float32(graph.tensors[node.inputs[0]].q.s) / np.float32(y.q.s)
@@ -98,6 +104,8 @@ _RULES = {
     "BATCH_MATMUL": _batch_matmul,
     "LEAKY_RELU": _leaky_relu,
     "MAX_POOL_2D": _max_pool,
+    "MUL": _mul,
     "QUANTIZE": _quantize,
+    "SUB": _add,
     "TRANSPOSE_CONV": _transpose_conv,
 }

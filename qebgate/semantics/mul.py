@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from qebgate.ir.tensor import Array, Tensor
 from qebgate.numerics.fixed_point import I64, Multiplier, multiply_double_rounding, requantize_xnnpack
 from qebgate.runtimes.profiles import Runtime
 from qebgate.semantics.base import Rounding, require
-from qebgate.semantics.binary import Binary, BinaryAttrs, aligned, operands
+from qebgate.semantics.binary import Binary, BinaryAttrs, aligned, operands, reach
 from qebgate.semantics.delegation import owner
 
 MulAttrs = BinaryAttrs
@@ -43,7 +44,7 @@ class Mul(Binary):
         """Codes of integer products ``(a - z_a) (b - z_b)``; does not decrease."""
         assert isinstance(node.attrs, BinaryAttrs)
         a, b, y = operands(node, graph)
-        kernel = owner(node, graph, runtime)
+        kernel = _kernel(node, graph, runtime)
         lo, hi = node.attrs.activation.code_range(y, kernel)
         m = multiplier(a, b, y)
         if kernel is Runtime.XNNPACK:
@@ -52,12 +53,31 @@ class Mul(Binary):
 
     def rounding(self, node: Node, graph: Graph, runtime: Runtime) -> Rounding:
         a, b, y = operands(node, graph)
-        if owner(node, graph, runtime) is Runtime.XNNPACK:
+        if _kernel(node, graph, runtime) is Runtime.XNNPACK:
             return Rounding.symmetric(0.5 + Rounding.REACH * 2.0**-21)
         m = Multiplier.of(multiplier(a, b, y))
         right = int(m.right[0])
         # the multiplier is a float32 quotient of a float32 product: two roundings, and those of the kernel
         return Rounding.symmetric(0.5 + (2.0 ** -(right + 1) if right else 0.0) + Rounding.REACH * 2.0**-22)
+
+
+def _kernel(node: Node, graph: Graph, runtime: Runtime) -> Runtime:
+    """Whose kernel computes it; UnsupportedError where that may wrap.
+
+    The builtin one narrows the requantized product to 16 bits before it adds the zero point and clamps
+    (optimized_integer_ops::MulElementwise), all but the last few entries of a row: measured.
+    """
+    kernel = owner(node, graph, runtime)
+    if kernel is Runtime.BUILTIN:
+        a, b, y = operands(node, graph)
+        largest = math.prod(_reach(t) for t in (a, b)) * multiplier(a, b, y) + abs(y.q.z) + 2.0
+        require(largest < 2.0**15, "MUL may overflow 16 bits in the builtin kernel", node, graph, largest)
+    return kernel
+
+
+def _reach(t: Tensor) -> int:
+    """Largest ``|code - zero point|``, of a constant the largest that it has."""
+    return reach(t) if t.const is None else int(np.abs(t.const.astype(np.int64) - t.q.z).max(initial=0))
 
 
 def multiplier(a: Tensor, b: Tensor, y: Tensor) -> float:

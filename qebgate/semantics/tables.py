@@ -20,7 +20,7 @@ from qebgate.numerics.fixed_point import (
     multiply_double_rounding,
     round_half_away,
 )
-from qebgate.numerics.libm import F32, erff, expm1f, tanhf
+from qebgate.numerics.libm import F32, erfcf, expm1f, tanhf
 from qebgate.numerics.rounding import F64
 from qebgate.runtimes.profiles import Runtime
 from qebgate.semantics.base import Options, Rounding, Semantics, require
@@ -186,7 +186,7 @@ class Gelu(Function):
             inner = np.float32(np.sqrt(2.0 / np.pi)) * (v + np.float32(0.044715) * v * v * v)
             value = half * v * (one + tanhf(inner))
         else:
-            value = half * v * (one + erff(v * np.float32(np.sqrt(0.5))))
+            value = half * v * erfcf(v * np.float32(-np.sqrt(0.5)))  # reference/gelu.h: 1 + erf would cancel
         return _quantized(value.astype(np.float32), y, kernel)
 
 

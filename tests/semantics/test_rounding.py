@@ -18,7 +18,7 @@ from qebgate.semantics.resize_bilinear import ResizeBilinear
 from tests.semantics.cases import CASES
 from tests.semantics.compare import ABSENT, interpret, load
 from tests.semantics.more_cases import FLOAT_ONLY
-from tests.semantics.test_bit_exact import _refused
+from tests.semantics.test_bit_exact import _refused, _wraps
 from tests.support.tflite_builder import Builder
 
 SEEDS = range(100, 118)
@@ -84,6 +84,8 @@ def test_envelope(op: str, runtime: Runtime) -> None:
         node, out = graph.nodes[0], graph.output
         theirs = interpret(case.model, case.x, runtime)[0].astype(np.float64)
         real = _real(graph, case.x, runtime)
+        if op == "MUL" and _wraps(case, runtime):
+            continue
         envelope = SEMANTICS[op].rounding(node, graph, runtime)
         slack = 1e-9  # of this test's own float64 arithmetic
         if op == "DEQUANTIZE":
